@@ -1,0 +1,439 @@
+/**
+ * The configuration of both functions: environment variables in, one typed and frozen object out. Every
+ * variable stands in the one table below with its unit, default and reason. A bad value stops the start
+ * with one clear line per mistake (contract, section 6).
+ */
+import { isIP } from "node:net";
+
+/** What a key of `API_KEYS` may do; `admin` may do everything. */
+export type Scope = "push" | "connections" | "groups" | "read" | "admin";
+const scopes: readonly string[] = [
+  "push",
+  "connections",
+  "groups",
+  "read",
+  "admin",
+] satisfies Scope[];
+
+export interface ApiKey {
+  name: string;
+  scopes: ReadonlySet<Scope>;
+  /** SHA-256 of the key; the key itself is never stored. */
+  sha256: Buffer;
+}
+
+/** One way to say what a value means: turn text into it, or throw a sentence. */
+interface Kind<T> {
+  parse(text: string): T;
+  show?(value: T): string;
+}
+
+interface Variable<T> {
+  kind: Kind<T>;
+  /** Text as it would stand in the environment; "" is "not set". */
+  fallback: string;
+  secret?: boolean;
+  /** Why the default is what it is, and the unit. */
+  why: string;
+}
+
+const text: Kind<string> = { parse: (value) => value };
+
+function number(
+  min: number,
+  max: number,
+  unit: string,
+  whole = false,
+): Kind<number> {
+  return {
+    parse(value) {
+      const parsed = Number(value);
+      if (
+        value.trim() === "" ||
+        !Number.isFinite(parsed) ||
+        parsed < min ||
+        parsed > max ||
+        (whole && !Number.isInteger(parsed))
+      )
+        throw new Error(
+          `must be ${whole ? "a whole number" : "a number"} of ${unit} from ${min} to ${max}`,
+        );
+      return parsed;
+    },
+  };
+}
+
+function oneOf<T extends string>(...words: T[]): Kind<T> {
+  return {
+    parse(value) {
+      const word = words.find((candidate) => candidate === value);
+      if (word === undefined)
+        throw new Error(`must be one of ${words.join(", ")}`);
+      return word;
+    },
+  };
+}
+
+const flag: Kind<boolean> = {
+  parse(value) {
+    if (value === "1" || value === "true") return true;
+    if (value === "0" || value === "false") return false;
+    throw new Error("must be 1 or 0");
+  },
+  show: (value) => (value ? "1" : "0"),
+};
+
+const origins: Kind<readonly string[]> = {
+  parse: (value) =>
+    value
+      .split(",")
+      .filter((part) => part !== "")
+      .map((part) => {
+        let origin: string;
+        try {
+          origin = new URL(part.trim()).origin;
+        } catch {
+          origin = "null";
+        }
+        if (origin === "null" || origin !== part.trim())
+          throw new Error(
+            `"${part}" is not an origin such as https://app.example`,
+          );
+        return origin;
+      }),
+  show: (value) => value.join(","),
+};
+
+const redisUrl: Kind<string> = {
+  parse(value) {
+    if (!/^(rediss?|redis\+sentinel|redis\+cluster):\/\/[^/]/.test(value))
+      throw new Error(
+        "must begin with redis://, rediss://, redis+sentinel:// or redis+cluster:// and name a host",
+      );
+    return value;
+  },
+  show: (value) => value.replace(/\/\/[^@/]*@/, "//***@"),
+};
+
+const apiKeys: Kind<readonly ApiKey[]> = {
+  parse: (value) =>
+    value
+      .split(",")
+      .filter((part) => part !== "")
+      .map((part) => {
+        const [name, scopeList, hash, ...rest] = part.trim().split(":");
+        if (!name || !scopeList || !hash || rest.length > 0)
+          throw new Error(
+            "each key is name:scope+scope:sha256hex, keys are separated by commas",
+          );
+        const wanted = scopeList.split("+");
+        const unknown = wanted.find((scope) => !scopes.includes(scope));
+        if (unknown !== undefined)
+          throw new Error(
+            `key "${name}" names the scope "${unknown}"; there are ${scopes.join(", ")}`,
+          );
+        if (!/^[0-9a-f]{64}$/i.test(hash))
+          throw new Error(
+            `key "${name}" needs the SHA-256 of the key in 64 hex digits: printf %s "$KEY" | sha256sum`,
+          );
+        return {
+          name,
+          scopes: new Set(wanted as Scope[]),
+          sha256: Buffer.from(hash, "hex"),
+        };
+      }),
+  show: (value) =>
+    value
+      .map((key) => `${key.name}:${[...key.scopes].join("+")}:***`)
+      .join(","),
+};
+
+const wsUrl: Kind<string> = {
+  parse(value) {
+    if (value === "") return value;
+    if (!/^wss?:\/\/[^/]/.test(value))
+      throw new Error("must begin with ws:// or wss://");
+    return value.replace(/\/$/, "");
+  },
+};
+
+const seconds = (min: number, max: number) => number(min, max, "seconds");
+
+/** Every variable, with unit, default and reason. */
+const variables = {
+  PORT: {
+    kind: number(0, 65_535, "port", true),
+    fallback: "9000",
+    why: "the port the platform calls (WS-BOOT-2); 0 picks a free one",
+  },
+  HOST: {
+    kind: text,
+    fallback: "",
+    why: "0.0.0.0 with an API key, 127.0.0.1 without",
+  },
+  REDIS_URL: {
+    kind: redisUrl,
+    fallback: "redis://127.0.0.1:6379",
+    why: "redis://, rediss://, redis+sentinel://host,host/name, redis+cluster://host,host",
+  },
+  API_KEYS: {
+    kind: apiKeys,
+    fallback: "",
+    secret: true,
+    why: "name:scope+scope:sha256hex,…; none: loopback only",
+  },
+  TOKEN_KEYS: {
+    kind: text,
+    fallback: "",
+    secret: true,
+    why: "a JWKS (file or URL) or kid:base64,…; unset and keyless: one secret generated into Redis",
+  },
+  ALLOW_ANONYMOUS: {
+    kind: {
+      parse: (value: string) => (value === "" ? undefined : flag.parse(value)),
+      show: (value: boolean | undefined) => (value ? "1" : "0"),
+    },
+    fallback: "",
+    why: "clients without a token; on only when keyless",
+  },
+  ALLOWED_ORIGINS: {
+    kind: origins,
+    fallback: "",
+    why: "origins of pages besides the own one, separated by commas",
+  },
+  PUBLIC_WS_URL: {
+    kind: wsUrl,
+    fallback: "",
+    why: "what url in POST /v1/connections begins with; default from Host",
+  },
+  MAX_SOCKETS: {
+    kind: number(0, 1_000_000, "sockets", true),
+    fallback: "0",
+    why: "sockets in one ws-fn process, 0 is any number; scf_bootstrap says 1 (WS-LIFE-3)",
+  },
+  RESUME_SECONDS: {
+    kind: seconds(0.1, 86_400),
+    fallback: "120",
+    why: "how long a connection without a socket waits for its client",
+  },
+  PREPARED_SECONDS: {
+    kind: seconds(0.1, 604_800),
+    fallback: "3600",
+    why: "how long a prepared connection waits for its first client",
+  },
+  ENDED_SECONDS: {
+    kind: seconds(0.1, 604_800),
+    fallback: "3600",
+    why: "how long an ended connection answers 410 before 404",
+  },
+  TTL_DEFAULT_SECONDS: {
+    kind: seconds(0, 604_800),
+    fallback: "3600",
+    why: "how long a message waits for its client when the push does not say",
+  },
+  RECEIPT_SECONDS: {
+    kind: seconds(0.1, 604_800),
+    fallback: "3600",
+    why: "how long a receipt can be read after its final state",
+  },
+  IDEMPOTENCY_SECONDS: {
+    kind: seconds(1, 604_800),
+    fallback: "86400",
+    why: "how long an Idempotency-Key is remembered",
+  },
+  LEASE_SECONDS: {
+    kind: seconds(0.5, 600),
+    fallback: "15",
+    why: "a registration that is not renewed for this long is void; renewed at a third of it",
+  },
+  LINGER_MS: {
+    kind: number(0, 60_000, "milliseconds"),
+    fallback: "300",
+    why: "how long a delivery run waits for more before its job completes",
+  },
+  HEARTBEAT_SECONDS: {
+    kind: seconds(0.2, 3_600),
+    fallback: "20",
+    why: "time between data-frame pings (WS-CLOSE-13); below half of any sensible idle timeout",
+  },
+  EXECUTION_SECONDS: {
+    kind: seconds(0, 604_800),
+    fallback: "0",
+    why: "the platform's execution timeout, before which a socket is moved (WS-CLOSE-14); 0 is none",
+  },
+  DRAIN_SECONDS: {
+    kind: seconds(0, 600),
+    fallback: "5",
+    why: "reconnect slots of a drain are spread over this time",
+  },
+  SLOW_SECONDS: {
+    kind: seconds(0.2, 3_600),
+    fallback: "30",
+    why: "a socket that takes nothing for this long is closed with 4008",
+  },
+  SLOW_BYTES: {
+    kind: number(1_024, 1_073_741_824, "bytes", true),
+    fallback: "1048576",
+    why: "unsent bytes of one socket at which its run stops writing",
+  },
+  LOG_MAX_MESSAGES: {
+    kind: number(1, 10_000_000, "messages", true),
+    fallback: "10000",
+    why: "messages that may wait for one connection; more answers 429 log_full",
+  },
+  LOG_MAX_BYTES: {
+    kind: number(262_144, 4_294_967_296, "bytes", true),
+    fallback: "67108864",
+    why: "bytes that may wait for one connection; more answers 429 log_full",
+  },
+  LOG_LEVEL: {
+    kind: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent"),
+    fallback: "info",
+    why: "pino's levels",
+  },
+  BRIDGE_LOCAL: {
+    kind: flag,
+    fallback: "0",
+    why: "1 under the local platform: ends with its standard input, any HOST although keyless",
+  },
+} satisfies Record<string, Variable<unknown>>;
+
+type Variables = typeof variables;
+type Values = {
+  [Name in keyof Variables]: ReturnType<Variables[Name]["kind"]["parse"]>;
+};
+
+/** The effective configuration. Durations carry their unit in the name. */
+export interface Config {
+  readonly host: string;
+  readonly port: number;
+  readonly redisUrl: string;
+  readonly apiKeys: readonly ApiKey[];
+  /** No API key at all: loopback only, no cross-site browser requests. */
+  readonly keyless: boolean;
+  readonly tokenKeys: string;
+  readonly allowAnonymous: boolean;
+  readonly allowedOrigins: readonly string[];
+  readonly publicWsUrl: string;
+  readonly maxSockets: number;
+  readonly resumeMs: number;
+  readonly preparedMs: number;
+  readonly endedMs: number;
+  readonly ttlDefaultSeconds: number;
+  readonly receiptMs: number;
+  readonly idempotencyMs: number;
+  readonly leaseMs: number;
+  readonly lingerMs: number;
+  readonly heartbeatMs: number;
+  readonly executionMs: number;
+  readonly drainMs: number;
+  readonly slowMs: number;
+  readonly slowBytes: number;
+  readonly logMaxMessages: number;
+  readonly logMaxBytes: number;
+  readonly logLevel: Values["LOG_LEVEL"];
+  readonly local: boolean;
+}
+
+/** Bad configuration: `lines` has one sentence per mistake. */
+export class ConfigError extends Error {
+  readonly lines: readonly string[];
+  constructor(lines: readonly string[]) {
+    super(lines.join("\n"));
+    this.name = "ConfigError";
+    this.lines = lines;
+  }
+}
+
+function isLoopback(host: string): boolean {
+  if (host === "localhost" || host === "::1") return true;
+  return isIP(host) === 4 && host.startsWith("127.");
+}
+
+const names = Object.keys(variables) as (keyof Variables)[];
+
+function readValues(env: Record<string, string | undefined>): Values {
+  const mistakes: string[] = [];
+  const values: Record<string, unknown> = {};
+  for (const name of names) {
+    const variable: Variable<unknown> = variables[name];
+    const given = env[name];
+    const source =
+      given === undefined || given === "" ? variable.fallback : given;
+    try {
+      values[name] = variable.kind.parse(source);
+    } catch (error) {
+      const shown = variable.secret ? "***" : JSON.stringify(source);
+      mistakes.push(`${name}=${shown}: ${(error as Error).message}`);
+    }
+  }
+  if (mistakes.length > 0) throw new ConfigError(mistakes);
+  return values as Values;
+}
+
+/**
+ * Reads the environment once. Throws `ConfigError` with one line per mistake.
+ */
+export function parseConfig(env: Record<string, string | undefined>): Config {
+  const values = readValues(env);
+  const keyless = values.API_KEYS.length === 0;
+  const host = values.HOST || (keyless ? "127.0.0.1" : "0.0.0.0");
+  if (keyless && !isLoopback(host) && !values.BRIDGE_LOCAL)
+    throw new ConfigError([
+      `HOST="${host}": without API_KEYS only a loopback address is served; set API_KEYS or HOST=127.0.0.1`,
+    ]);
+  return Object.freeze({
+    host,
+    port: values.PORT,
+    redisUrl: values.REDIS_URL,
+    apiKeys: values.API_KEYS,
+    keyless,
+    tokenKeys: values.TOKEN_KEYS,
+    allowAnonymous: values.ALLOW_ANONYMOUS ?? keyless,
+    allowedOrigins: values.ALLOWED_ORIGINS,
+    publicWsUrl: values.PUBLIC_WS_URL,
+    maxSockets: values.MAX_SOCKETS,
+    resumeMs: values.RESUME_SECONDS * 1_000,
+    preparedMs: values.PREPARED_SECONDS * 1_000,
+    endedMs: values.ENDED_SECONDS * 1_000,
+    ttlDefaultSeconds: values.TTL_DEFAULT_SECONDS,
+    receiptMs: values.RECEIPT_SECONDS * 1_000,
+    idempotencyMs: values.IDEMPOTENCY_SECONDS * 1_000,
+    leaseMs: values.LEASE_SECONDS * 1_000,
+    lingerMs: values.LINGER_MS,
+    heartbeatMs: values.HEARTBEAT_SECONDS * 1_000,
+    executionMs: values.EXECUTION_SECONDS * 1_000,
+    drainMs: values.DRAIN_SECONDS * 1_000,
+    slowMs: values.SLOW_SECONDS * 1_000,
+    slowBytes: values.SLOW_BYTES,
+    logMaxMessages: values.LOG_MAX_MESSAGES,
+    logMaxBytes: values.LOG_MAX_BYTES,
+    logLevel: values.LOG_LEVEL,
+    local: values.BRIDGE_LOCAL,
+  });
+}
+
+/** `--print-config`: every variable with its effective value, secrets masked, and why. */
+export function printConfig(env: Record<string, string | undefined>): string {
+  const values = readValues(env);
+  const config = parseConfig(env);
+  const effective: Record<string, unknown> = {
+    ...values,
+    HOST: config.host,
+    ALLOW_ANONYMOUS: config.allowAnonymous,
+  };
+  const rows = names.map((name) => {
+    const variable: Variable<unknown> = variables[name];
+    const value = effective[name];
+    const shown = variable.kind.show
+      ? variable.kind.show(value)
+      : String(value);
+    const masked =
+      variable.secret && !variable.kind.show && shown !== "" ? "***" : shown;
+    return [`${name}=${masked}`, `# ${variable.why}`] as const;
+  });
+  const width = Math.max(...rows.map(([left]) => left.length));
+  return rows
+    .map(([left, right]) => `${left.padEnd(width)}  ${right}`)
+    .join("\n");
+}

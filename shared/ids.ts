@@ -1,0 +1,72 @@
+/**
+ * Identifiers. A connection ID is `c_` and 22 base62 characters (131 bits, unguessable). A message ID is `m_`,
+ * a letter for its kind, the 22 characters of its connection, and its place there: routing without a lookup.
+ */
+import { randomBytes } from "node:crypto";
+
+const alphabet =
+  "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const connectionPattern = /^c_[0-9A-Za-z]{22}$/;
+const messagePattern = /^m_([CS])([0-9A-Za-z]{22})([0-9A-Za-z]{9,12})$/;
+
+/** `length` random base62 characters; bytes of 248 and more are thrown away so that none is likelier. */
+export function randomBase62(length: number): string {
+  let out = "";
+  while (out.length < length)
+    for (const byte of randomBytes(length + 8)) {
+      if (byte < 248) out += alphabet[byte % 62];
+      if (out.length === length) break;
+    }
+  return out;
+}
+
+export const newConnectionId = (): string => `c_${randomBase62(22)}`;
+export const isConnectionId = (text: string): boolean =>
+  connectionPattern.test(text);
+
+function toBase62(number: number): string {
+  let rest = number;
+  let out = "";
+  do {
+    out = (alphabet[rest % 62] ?? "") + out;
+    rest = Math.floor(rest / 62);
+  } while (rest > 0);
+  return out.padStart(9, "0");
+}
+
+function fromBase62(text: string): number {
+  let out = 0;
+  for (const char of text) out = out * 62 + alphabet.indexOf(char);
+  return out;
+}
+
+/** Where a message is: by its seq, or by its own ID while it waits for its time. */
+export type MessageRoute = { connectionId: string } & (
+  | { kind: "sequence"; seq: number }
+  | { kind: "scheduled"; scheduledId: string }
+);
+
+/** The ID of the message that has `seq` in a connection's log. */
+export const messageId = (connectionId: string, seq: number): string =>
+  `m_C${connectionId.slice(2)}${toBase62(seq)}`;
+
+/** The ID of a message that waits for its time and has no seq yet. */
+export const scheduledMessageId = (
+  connectionId: string,
+  scheduledId: string,
+): string => `m_S${connectionId.slice(2)}${scheduledId}`;
+
+export const newScheduledId = (): string => randomBase62(11);
+
+/** Reads a message ID; undefined when it cannot be one of ours. */
+export function parseMessageId(id: string): MessageRoute | undefined {
+  const match = messagePattern.exec(id);
+  if (!match) return undefined;
+  const [, kind, connection = "", place = ""] = match;
+  const connectionId = `c_${connection}`;
+  if (kind === "S") return { connectionId, kind: "scheduled", scheduledId: place };
+  const seq = fromBase62(place);
+  return Number.isSafeInteger(seq)
+    ? { connectionId, kind: "sequence", seq }
+    : undefined;
+}

@@ -1,0 +1,87 @@
+/**
+ * Every Redis key, queue and channel name, in one place.
+ *
+ * All keys of a connection carry the hash tag `{connectionId}`, its BullMQ queue included, so a connection
+ * lives in one Cluster slot and a script may touch all of it at once. Never two connections in one script.
+ *
+ * If you add a key of a connection: add it to `connectionKeys` as well, or it outlives its connection.
+ */
+
+/** BullMQ's key prefix. */
+export const bullPrefix = "bull";
+
+const own = (connectionId: string, part: string) =>
+  `bridge:{${connectionId}}:${part}`;
+
+export const keys = {
+  /** Hash: who it is, state, epoch, owner, lease, positions. `bridge:{c_…}:conn` */
+  connection: (id: string) => own(id, "conn"),
+  /** Stream: messages not acked yet, entry ID `<seq>-0`. `bridge:{c_…}:log` */
+  log: (id: string) => own(id, "log"),
+  /** Stream: one small entry for every accepted message, as long as its receipt lives. `bridge:{c_…}:index` */
+  index: (id: string) => own(id, "index"),
+  /** Stream: when which position was sent and acked. `bridge:{c_…}:marks` */
+  marks: (id: string) => own(id, "marks"),
+  /** Sorted set by seq: messages that ended otherwise than by an ack. `bridge:{c_…}:fates` */
+  fates: (id: string) => own(id, "fates"),
+  /** Hash: highest counter and bitmap of the last 64, by producer. `bridge:{c_…}:producers` */
+  producers: (id: string) => own(id, "producers"),
+  /** Hash: topic to the newest pending seq. `bridge:{c_…}:topics` */
+  topics: (id: string) => own(id, "topics"),
+  /** Hash: scheduled messages that wait for their time. `bridge:{c_…}:scheduled` */
+  scheduled: (id: string) => own(id, "scheduled"),
+  /** String: first answer to an Idempotency-Key. `bridge:{c_…}:idem:<hash>` */
+  idempotency: (id: string, hash: string) => own(id, `idem:${hash}`),
+
+  /** Sorted set of all connections by the time somebody should look at them again. */
+  connections: "bridge:connections",
+  /** String: the generated token secret of a keyless installation. */
+  tokenSecret: "bridge:token-secret",
+
+  /** BullMQ queue of a connection: its deliver jobs. Redis keys `bull:{c_…}:wait` and so on. */
+  queue: (id: string) => `{${id}}`,
+  /** BullMQ queue of all scheduled pushes. */
+  scheduleQueue: "{schedule}",
+} as const;
+
+/** The fixed keys of a connection, for expiry and removal. */
+export function connectionKeys(id: string): string[] {
+  return [
+    keys.connection(id),
+    keys.log(id),
+    keys.index(id),
+    keys.marks(id),
+    keys.fates(id),
+    keys.producers(id),
+    keys.topics(id),
+    keys.scheduled(id),
+  ];
+}
+
+/** The fixed keys of a connection's BullMQ queue. */
+export function queueKeys(id: string): string[] {
+  return [
+    "wait",
+    "active",
+    "meta",
+    "id",
+    "events",
+    "marker",
+    "delayed",
+    "stalled",
+    "stalled-check",
+    "failed",
+    "completed",
+    "prioritized",
+    "pc",
+  ].map((part) => `${bullPrefix}:{${id}}:${part}`);
+}
+
+export const channels = {
+  /** Doorbell prefix; the owner's epoch follows. A takeover changes the channel. `bell:{c_…}:<epoch>` */
+  bell: (id: string) => `bell:{${id}}:`,
+  /** News about receipts of a connection: something was sent, acked or ended. `news:{c_…}` */
+  news: (id: string) => `news:{${id}}`,
+  /** Canary through a subscriber connection. */
+  canary: (instance: string) => `canary:${instance}`,
+} as const;

@@ -1,0 +1,35 @@
+/** Logging: pino, one JSON object a line on standard output, with everything that could be a secret masked. */
+import { pino, type Logger } from "pino";
+
+export type { Logger };
+
+/** Fields whose value never reaches a log line. */
+const secretPaths = [
+  "authorization",
+  "token",
+  "resumeToken",
+  "apiKey",
+  "password",
+  "*.authorization",
+  "*.token",
+  "*.resumeToken",
+  "headers.authorization",
+  "headers.cookie",
+  'headers["sec-websocket-protocol"]',
+];
+
+/** A logger for one function. Level: `LOG_LEVEL`, default info. */
+export function createLogger(name: string, level: string): Logger {
+  return pino({
+    name,
+    level,
+    base: { name, pid: process.pid },
+    redact: { paths: secretPaths, censor: "***" },
+    timestamp: pino.stdTimeFunctions.isoTime,
+  });
+}
+
+/** A URL as it may stand in a log: without the values of its query. */
+export function loggableUrl(url: string): string {
+  return url.replace(/=[^&#]*/g, "=***");
+}
