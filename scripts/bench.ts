@@ -1,0 +1,86 @@
+// `npm run bench`: this bridge beside the literal BullMQ pattern and two bare relays, in interleaved rounds on this machine.
+// Everything runs on loopback in processes that the bench starts and stops itself, each round on a fresh redis-server.
+import { execFileSync } from "node:child_process";
+import { writeFile } from "node:fs/promises";
+import { availableParallelism, cpus } from "node:os";
+import { measure, type Measured } from "./bench/measure.js";
+import { parseOptions, usage, type Options } from "./bench/options.js";
+import { Processes } from "./bench/processes.js";
+import { faultsOf, page, ratios, type Rounds } from "./bench/report.js";
+
+/** Longest time for one system in one round; the literal pattern needs about 15 s with the defaults. */
+const SYSTEM_TIMEOUT_MS = 300_000;
+
+const processes = new Processes();
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.once(signal, () => {
+    void processes.stop().finally(() => process.exit(1));
+  });
+}
+
+try {
+  const options = parseOptions(process.argv.slice(2));
+  if (options === undefined) console.log(usage);
+  else process.exitCode = await bench(options);
+} catch (cause) {
+  console.error(`bench: ${cause instanceof Error ? cause.message : cause}`);
+  process.exitCode = 2;
+} finally {
+  await processes.stop();
+}
+
+/** Exit code: 0 when every system delivered every message, else 1. Aims not reached are said, not punished. */
+async function bench(options: Options): Promise<number> {
+  const machine = machineFacts();
+  const { connections, publishers, messages, idleSamples, sockets } = options;
+  console.log(machine.join("\n"));
+  console.log(
+    `${options.rounds} round(s); loaded: ${messages} messages of 200 bytes, ${publishers} publishers, ${connections} connections; ` +
+      `idle: ${idleSamples} messages one at a time; first: after a second of silence; ${sockets} idle sockets; ` +
+      `Redis ${options.appendOnly ? "with AOF everysec" : "without persistence"}\n`,
+  );
+  const rounds: Rounds = new Map(options.only.map((system) => [system, []]));
+  for (let round = 1; round <= options.rounds; round++) {
+    for (const [system, measured] of rounds) {
+      console.error(`round ${round} of ${options.rounds}: ${system}`);
+      measured.push(await bounded(measure(system, options, processes)));
+    }
+  }
+  console.log(page(rounds));
+  if (options.json !== undefined) {
+    const { only, ...workload } = options;
+    await writeFile(
+      options.json,
+      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds) }, null, 2)}\n`,
+    );
+  }
+  const exact = [...rounds.values()].every(
+    (measured) => faultsOf(measured).length === 0,
+  );
+  return exact ? 0 : 1;
+}
+
+async function bounded(measuring: Promise<Measured>): Promise<Measured> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(
+      () => reject(new Error("a round took too long")),
+      SYSTEM_TIMEOUT_MS,
+    );
+  });
+  try {
+    return await Promise.race([measuring, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function machineFacts(): string[] {
+  const redis = execFileSync("redis-server", ["--version"], {
+    encoding: "utf8",
+  });
+  return [
+    `${availableParallelism()} cores (${cpus()[0]?.model ?? "unknown"}), ${process.platform} ${process.arch}, ` +
+      `Node ${process.versions.node}, Redis ${/v=(\S+)/.exec(redis)?.[1] ?? "unknown"}`,
+  ];
+}

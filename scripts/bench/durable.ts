@@ -1,0 +1,35 @@
+// Baseline `durable`: the bare durable relay. A message is stored in the stream of its connection and rung with
+// its payload; nothing reads the stream, acks it or keeps receipts. It is the floor of what durable delivery costs.
+import type { WebSocket } from "ws";
+import { connectRedis, runHalf, serveHttp, serveSockets } from "./baseline.js";
+
+/** Entries kept per stream, approximately: enough that nothing is trimmed before a reader could have come. */
+const STREAM_MAX = 1_000;
+
+await runHalf({
+  async http() {
+    // Two commands in the pipeline of this turn of the event loop; one Lua script with both was measured and is slower.
+    const redis = connectRedis({ enableAutoPipelining: true });
+    await serveHttp((id, body) =>
+      Promise.all([
+        redis.xadd(`s:${id}`, "MAXLEN", "~", STREAM_MAX, "*", "d", body),
+        redis.publish(id, body),
+      ]),
+    );
+  },
+  async ws() {
+    const subscriber = connectRedis();
+    const sockets = new Map<string, WebSocket>();
+    subscriber.on("messageBuffer", (channel: Buffer, body: Buffer) => {
+      sockets.get(channel.toString("latin1"))?.send(body, { binary: false });
+    });
+    await serveSockets(async (id, socket) => {
+      sockets.set(id, socket);
+      await subscriber.subscribe(id);
+      return () => {
+        sockets.delete(id);
+        return subscriber.unsubscribe(id);
+      };
+    });
+  },
+});

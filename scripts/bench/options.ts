@@ -1,0 +1,71 @@
+// The command line of the bench.
+import { parseArgs } from "node:util";
+import type { Workload } from "./measure.js";
+import { systemNames, type SystemName } from "./systems.js";
+
+export const usage = `npm run bench -- [options]
+  --only a,b       systems: ${systemNames.join(", ")} (default: all)
+  --rounds n       interleaved rounds, the medians are shown (default 3)
+  --messages n     messages of the loaded phase (default 20000)
+  --sockets n      idle sockets for memory and Redis connections (default 1000)
+  --appendonly     Redis with an append-only file, synced every second (default: no persistence)
+  --json file      writes every figure of every round
+  --profile dir    writes a CPU profile of each server process of the last round
+  --quick          one small round: a smoke test, its figures mean little`;
+
+export interface Options extends Workload {
+  only: SystemName[];
+  rounds: number;
+  json: string | undefined;
+}
+
+/** Throws an Error with one clear line on a mistake; undefined when only help is wanted. */
+export function parseOptions(args: string[]): Options | undefined {
+  const { values } = parseArgs({
+    args,
+    options: {
+      only: { type: "string", default: systemNames.join(",") },
+      rounds: { type: "string" },
+      messages: { type: "string" },
+      sockets: { type: "string" },
+      appendonly: { type: "boolean", default: false },
+      json: { type: "string" },
+      profile: { type: "string" },
+      quick: { type: "boolean", default: false },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) return undefined;
+  const { quick } = values;
+  return {
+    only: values.only.split(",").map(systemName),
+    rounds: count("rounds", values.rounds, quick ? 1 : 3),
+    messages: count("messages", values.messages, quick ? 2_000 : 20_000),
+    sockets: count("sockets", values.sockets, quick ? 100 : 1_000),
+    idleSamples: quick ? 100 : 1_000,
+    connections: quick ? 20 : 100,
+    publishers: quick ? 8 : 32,
+    appendOnly: values.appendonly,
+    json: values.json,
+    profiles: values.profile,
+  };
+}
+
+function systemName(text: string): SystemName {
+  const name = systemNames.find((known) => known === text);
+  if (name === undefined) {
+    throw new Error(
+      `--only ${text}: unknown; choose from ${systemNames.join(", ")}`,
+    );
+  }
+  return name;
+}
+
+function count(option: string, text: string | undefined, otherwise: number) {
+  if (text === undefined) return otherwise;
+  const number = Number(text);
+  if (!Number.isInteger(number) || number < 1 || number > 1_000_000) {
+    throw new Error(`--${option} ${text}: a whole number from 1 to 1000000`);
+  }
+  return number;
+}
