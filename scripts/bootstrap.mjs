@@ -158,7 +158,7 @@ async function build() {
   say("Building …");
   fs.rmSync(STAMP, { force: true });
   for (const file of sources()) {
-    if (file.endsWith(".ts") || !fs.existsSync(inRoot(file))) continue;
+    if (!isCopied(file) || !fs.existsSync(inRoot(file))) continue;
     const target = inRoot("dist", file);
     fs.mkdirSync(path.dirname(target), { recursive: true });
     fs.copyFileSync(inRoot(file), target);
@@ -224,6 +224,12 @@ function sources() {
     }
   }
   return files.sort();
+}
+
+/** Read at run time as it stands: the contract, pages, start files. */
+function isCopied(file) {
+  if (BUILD_INPUTS.includes(file)) return file === "openapi.yaml";
+  return !/\.(ts|mjs|md)$/.test(file);
 }
 
 /** Changes with any name, size or time of a source, so a deleted or an older file counts as a change too. */
