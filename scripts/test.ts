@@ -1,0 +1,190 @@
+// `npm test`: Redis and a browser made available, lint, form and types, then every test file under tap. The last line
+// is `N passed, N failed`, from tap's own totals, with the check step as one more test.
+// `npm test -- test/x.test.ts` runs only the files named, without the check step.
+
+import { spawn } from "node:child_process";
+import { createReadStream, readdirSync } from "node:fs";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { constants, tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { ensureChromium } from "./chromium.js";
+import { exitOf, SetupError } from "./programs.js";
+import { ensureRedisBinary } from "./redis.js";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+
+/** Everything has to fit into ten minutes; what runs longer hangs. */
+const TOTAL_MS = 570_000;
+/** From asking the test run to stop until it is killed. */
+const STOP_MS = 5_000;
+const PROGRESS_MS = 500;
+
+interface Totals {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+let stoppedBy: NodeJS.Signals | undefined;
+let stopChild: ((signal: NodeJS.Signals) => void) | undefined;
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(signal, () => {
+    stoppedBy ??= signal;
+    stopChild?.(signal);
+  });
+}
+
+const totals: Totals = { passed: 0, failed: 0, skipped: 0 };
+try {
+  await run(process.argv.slice(2));
+} catch (error) {
+  console.error(error instanceof SetupError ? error.message : error);
+  totals.failed += 1;
+}
+if (stoppedBy) {
+  console.error(`Stopped by ${stoppedBy}.`);
+  process.exitCode = 128 + constants.signals[stoppedBy];
+} else {
+  process.exitCode = totals.failed > 0 ? 1 : 0;
+}
+const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : "";
+console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`);
+
+async function run(named: string[]): Promise<void> {
+  await ensureRedisBinary();
+  if (!(await ensureChromium())) {
+    console.error("No Chromium: the tests in a browser are skipped.");
+  }
+  const deadline = Date.now() + TOTAL_MS;
+  if (named.length === 0 && !stoppedBy) {
+    const code = await runChild(["scripts/bootstrap.mjs", "check"], deadline);
+    if (code === 0) totals.passed += 1;
+    else totals.failed += 1;
+  }
+  if (stoppedBy) return;
+  add(await runTap(named.length > 0 ? named : testFiles(), deadline));
+}
+
+function testFiles(): string[] {
+  const found = readdirSync(path.join(ROOT, "test"), { recursive: true });
+  return found
+    .map((name) => path.join("test", String(name)))
+    .filter((name) => name.endsWith(".test.ts"))
+    .sort();
+}
+
+async function runTap(files: string[], deadline: number): Promise<Totals> {
+  const dir = await mkdtemp(path.join(tmpdir(), "bridge-tap-"));
+  const output = path.join(dir, "all.tap");
+  const progress = followProgress(output);
+  try {
+    // Jobs, timeout and coverage are set in package.json, for runs without this script too.
+    const tap = ["node_modules/tap/dist/esm/run.mjs", "run"];
+    const options = ["--reporter=min", `--output-file=${output}`];
+    const code = await runChild([...tap, ...options, ...files], deadline);
+    await progress.stop();
+    const result = parseTotals(await readFile(output, "utf8").catch(() => ""));
+    if (!result) {
+      console.error(`tap ended with exit code ${code} and without totals.`);
+      return { passed: 0, failed: 1, skipped: 0 };
+    }
+    if (result.passed + result.failed + result.skipped === 0) {
+      console.error("No test ran.");
+      result.failed = 1;
+    } else if (code !== 0 && result.failed === 0) {
+      console.error(`tap ended with exit code ${code}.`);
+      result.failed = 1;
+    }
+    return result;
+  } finally {
+    await progress.stop();
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/** tap ends its output with `# { total: 7, pass: 3, fail: 3, skip: 1 }`, without what is zero. */
+function parseTotals(output: string): Totals | undefined {
+  const line = /^# \{ total: [^}]*\}/m.exec(output)?.[0];
+  if (line === undefined) return undefined;
+  const count = (word: string) =>
+    Number(new RegExp(`\\b${word}: (\\d+)`).exec(line)?.[1] ?? 0);
+  return {
+    passed: count("pass"),
+    failed: count("fail"),
+    skipped: count("skip") + count("todo"),
+  };
+}
+
+function add(more: Totals): void {
+  totals.passed += more.passed;
+  totals.failed += more.failed;
+  totals.skipped += more.skipped;
+}
+
+/** Prints one line per finished test file: the reporter itself speaks only of failures, and ten minutes are long. */
+function followProgress(output: string): { stop(): Promise<void> } {
+  let position = 0;
+  let rest = "";
+  let isReading = Promise.resolve();
+  const read = async () => {
+    try {
+      const chunks = createReadStream(output, { start: position });
+      for await (const chunk of chunks as AsyncIterable<Buffer>) {
+        position += chunk.length;
+        const lines = (rest + chunk.toString("utf8")).split("\n");
+        rest = lines.pop() ?? "";
+        for (const line of lines) {
+          const done = /^(ok|not ok) \d+ - (.+) # time=([\d.]+m?s)/.exec(line);
+          if (done) console.log(`${done[1]}  ${done[2]}  ${done[3]}`);
+        }
+      }
+    } catch {
+      // Not there yet.
+    }
+  };
+  const next = () => (isReading = isReading.then(read));
+  const timer = setInterval(() => void next(), PROGRESS_MS);
+  let stopped: Promise<void> | undefined;
+  return {
+    stop: () => {
+      clearInterval(timer);
+      return (stopped ??= next());
+    },
+  };
+}
+
+/** Runs `node …args` in a process group of its own, so that the whole group can be ended at the deadline. */
+async function runChild(args: string[], deadline: number): Promise<number> {
+  const child = spawn(process.execPath, args, {
+    cwd: ROOT,
+    detached: true,
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  const { pid } = child;
+  const signalGroup = (signal: NodeJS.Signals) => {
+    try {
+      if (pid !== undefined) process.kill(-pid, signal);
+    } catch {
+      // The whole group has ended.
+    }
+  };
+  stopChild = (signal) => {
+    signalGroup(signal);
+    setTimeout(() => signalGroup("SIGKILL"), STOP_MS).unref();
+  };
+  const timer = setTimeout(() => {
+    console.error("The tests take too long; ending them.");
+    stopChild?.("SIGTERM");
+  }, deadline - Date.now());
+  try {
+    const { code } = await exitOf(child);
+    return code ?? 1;
+  } finally {
+    clearTimeout(timer);
+    stopChild = undefined;
+    signalGroup("SIGKILL"); // whoever is left of it
+  }
+}
