@@ -146,3 +146,20 @@ export function toProblem(error: unknown, instance?: string): Problem {
   if (data.reason !== undefined) problem.reason = data.reason;
   return problem;
 }
+
+/** The 410 of a connection that ended at `atMs` because of `reason`. */
+export function connectionEnded(atMs: number, reason: string): BridgeError {
+  const endedAt = new Date(atMs).toISOString();
+  return new BridgeError("connection_ended", {
+    detail: `the connection ended at ${endedAt}`,
+    endedAt,
+    reason: reason as Reason,
+  });
+}
+
+/** The 404 of a connection that never was, or ended long ago. */
+export function connectionNotFound(connectionId: string): BridgeError {
+  return new BridgeError("connection_not_found", {
+    detail: `there is no connection ${connectionId}`,
+  });
+}

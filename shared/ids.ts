@@ -42,8 +42,7 @@ function fromBase62(text: string): number {
 
 /** Where a message is: by its seq, or by its own ID while it waits for its time. */
 export type MessageRoute = { connectionId: string } & (
-  | { kind: "sequence"; seq: number }
-  | { kind: "scheduled"; scheduledId: string }
+  { kind: "sequence"; seq: number } | { kind: "scheduled"; scheduledId: string }
 );
 
 /** The ID of the message that has `seq` in a connection's log. */
@@ -64,7 +63,8 @@ export function parseMessageId(id: string): MessageRoute | undefined {
   if (!match) return undefined;
   const [, kind, connection = "", place = ""] = match;
   const connectionId = `c_${connection}`;
-  if (kind === "S") return { connectionId, kind: "scheduled", scheduledId: place };
+  if (kind === "S")
+    return { connectionId, kind: "scheduled", scheduledId: place };
   const seq = fromBase62(place);
   return Number.isSafeInteger(seq)
     ? { connectionId, kind: "sequence", seq }

@@ -33,8 +33,10 @@ export const keys = {
   /** String: first answer to an Idempotency-Key. `bridge:{c_…}:idem:<hash>` */
   idempotency: (id: string, hash: string) => own(id, `idem:${hash}`),
 
-  /** Sorted set of all connections by the time somebody should look at them again. */
+  /** Sorted set of all connections, all with score 0, for listing in order of ID. */
   connections: "bridge:connections",
+  /** Sorted set of all connections by the time (ms) at which somebody should look at them again. */
+  due: "bridge:due",
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 

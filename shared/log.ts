@@ -1,0 +1,662 @@
+/**
+ * The log of a connection: its messages in order until they are acked, recalled or expired. Append (with flag and
+ * doorbell), read, report, recall, and the facts a receipt is made of. The scripts are in log-scripts.ts.
+ */
+import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
+import { messageId, randomBase62, scheduledMessageId } from "./ids.js";
+import { channels, keys } from "./keys.js";
+import {
+  appendScript,
+  readScript,
+  recallScheduledScript,
+  recallScript,
+  receiptScript,
+  reportScript,
+  scheduleScript,
+  settleScript,
+  unscheduleScript,
+} from "./log-scripts.js";
+import type { Argument, RedisLink, Script } from "./redis.js";
+
+export const logScripts: readonly Script[] = [
+  appendScript,
+  scheduleScript,
+  unscheduleScript,
+  readScript,
+  reportScript,
+  recallScript,
+  recallScheduledScript,
+  receiptScript,
+  settleScript,
+];
+
+/** A message up to this many bytes travels in the doorbell itself; a larger one is read from the log. */
+export const bellBytesMax = 4_096;
+/** A job that was just added needs no second one for this long, even if it is lost (rule 8). */
+const queuedFlagMs = 2_000;
+/** A run's flag lives this long unless renewed. */
+export const runFlagMs = 5_000;
+/** One read gives at most so many messages and about so many bytes. */
+const readRowsMax = 500;
+const readBytesMax = 1_048_576;
+/** How many connections a producer counts for before it starts anew under another ID. */
+const producerConnectionsMax = 50_000;
+
+/** A message as it is pushed. */
+export interface Append {
+  connectionId: string;
+  body: Buffer;
+  contentType: string;
+  binary: boolean;
+  ttlSeconds: number;
+  topic?: string;
+  idempotency?: Idempotency;
+}
+
+export interface Idempotency {
+  /** Hash of the API key, the target and the client's key. */
+  key: string;
+  fingerprint: string;
+  /** How long the first request may still be waiting for its answer, milliseconds. */
+  busyMs: number;
+}
+
+/** An accepted message. */
+export interface Appended {
+  messageId: string;
+  expiresAtMs: number;
+  online: boolean;
+  status: "queued" | "scheduled" | "undeliverable";
+  /** The owner's epoch when a deliver job must be added, otherwise 0. */
+  jobEpoch: number;
+  /** Set when an Idempotency-Key was seen before: the stored answer, or null for "the 202 again". */
+  replayed?: string | null;
+}
+
+/** One message of the log. */
+export interface Entry {
+  seq: number;
+  id: string;
+  expiresAtMs: number;
+  binary: boolean;
+  /** With `ttl` 0: the only epoch in which it may be sent. */
+  onlyEpoch: number | undefined;
+  contentType: string;
+  body: Buffer;
+}
+
+export type Bell =
+  | { kind: "message"; prev: number; entry: Entry }
+  | { kind: "append"; seq: number; prev: number }
+  | { kind: "job" }
+  | { kind: "fenced" }
+  | { kind: "closed"; code: number; reason: string }
+  | { kind: "recall"; seq: number; nonce: string };
+
+export type Page =
+  | { kind: "rows"; seq: number; more: boolean; rows: Entry[] }
+  | { kind: "fenced" }
+  | { kind: "missing" };
+
+export interface Report {
+  /** Everything up to this seq is acked. */
+  acked?: number;
+  ackedBy: "client" | "socket";
+  /** Positions with the time (ms) at which they were handed to the socket. */
+  sent: readonly { seq: number; atMs: number }[];
+  fates: readonly {
+    seq: number;
+    status: "expired" | "undeliverable";
+    reason: string;
+  }[];
+}
+
+export type Fact =
+  | {
+      kind: "waiting";
+      record: string;
+      state: string;
+      endedMs: number;
+      endReason: string;
+      nowMs: number;
+    }
+  | {
+      kind: "facts";
+      nowMs: number;
+      seq: number;
+      expiresAtMs: number;
+      online: boolean;
+      acked: number;
+      sent: number;
+      state: string;
+      endedMs: number;
+      endReason: string;
+      epoch: number;
+      ownerLive: boolean;
+      fate: string;
+      sentAtMs: number | undefined;
+      ackedAtMs: number | undefined;
+      ackedBy: "client" | "socket" | undefined;
+      record: string;
+    };
+
+export type RecallOutcome =
+  | "recalled"
+  | "sent"
+  | "final"
+  | "maybe"
+  | "not_found"
+  | "fenced"
+  | { ask: number };
+
+function parseHeader(
+  connectionId: string,
+  seq: number,
+  header: string,
+  body: Buffer,
+): Entry {
+  const [exp = "0", binary = "0", , scheduled = "-", epoch = "-", , ...type] =
+    header.split(" ");
+  return {
+    seq,
+    id:
+      scheduled === "-"
+        ? messageId(connectionId, seq)
+        : scheduledMessageId(connectionId, scheduled),
+    expiresAtMs: Number(exp),
+    binary: binary === "1",
+    onlyEpoch: epoch === "-" ? undefined : Number(epoch),
+    contentType: type.join(" "),
+    body,
+  };
+}
+
+/** Reads what came over a doorbell channel; undefined for what no version of ours sends. */
+export function parseBell(
+  connectionId: string,
+  payload: Buffer,
+): Bell | undefined {
+  const kind = payload[0];
+  if (kind === 0x6d /* m */) {
+    const end = payload.indexOf(10);
+    const line = payload.toString("latin1", 2, end);
+    const first = line.indexOf(" ");
+    const second = line.indexOf(" ", first + 1);
+    const seq = Number(line.slice(0, first));
+    return {
+      kind: "message",
+      prev: Number(line.slice(first + 1, second)),
+      entry: parseHeader(
+        connectionId,
+        seq,
+        line.slice(second + 1),
+        payload.subarray(end + 1),
+      ),
+    };
+  }
+  const [word, first = "", second = "", ...rest] = payload
+    .toString("utf8")
+    .split(" ");
+  switch (word) {
+    case "n":
+      return { kind: "append", seq: Number(first), prev: Number(second) };
+    case "j":
+      return { kind: "job" };
+    case "fenced":
+      return { kind: "fenced" };
+    case "closed":
+      return {
+        kind: "closed",
+        code: Number(first),
+        reason: [second, ...rest].join(" "),
+      };
+    case "recall":
+      return { kind: "recall", seq: Number(first), nonce: second };
+    default:
+      return undefined;
+  }
+}
+
+/** Turns a script's refusal into the error of the contract. */
+function refuse(connectionId: string, reply: readonly unknown[]): never {
+  const [word, first, second, third] = reply.map(String);
+  switch (word) {
+    case "not_found":
+      throw connectionNotFound(connectionId);
+    case "ended":
+      throw connectionEnded(Number(first), second ?? "");
+    case "mismatch":
+      throw new BridgeError("idempotency_mismatch", {
+        detail: "this Idempotency-Key was used with another request",
+      });
+    case "running":
+      throw new BridgeError("idempotency_in_progress", {
+        detail: "the first request with this Idempotency-Key is still waiting",
+        retryAfterSeconds: 1,
+      });
+    case "unknown":
+      throw new BridgeError("outcome_unknown", { retryAfterSeconds: 1 });
+    case "full":
+      throw new BridgeError("log_full", {
+        detail: `too many ${first} wait for this connection`,
+        limit: Number(second),
+        actual: Number(third),
+        retryAfterSeconds: 1,
+      });
+    default:
+      throw new Error(`unexpected reply of a log script: ${word}`);
+  }
+}
+
+export interface LogOptions {
+  maxMessages: number;
+  maxBytes: number;
+  resumeMs: number;
+  receiptMs: number;
+  idempotencyMs: number;
+}
+
+/** The log, in Redis. All methods throw `redis_unavailable` or `outcome_unknown` when Redis is away or silent. */
+export class Log {
+  readonly #redis: RedisLink;
+  readonly #options: LogOptions;
+  readonly #lapse: (connectionId: string) => Promise<unknown>;
+  #producer = randomBase62(8);
+  readonly #counters = new Map<string, number>();
+
+  /** `lapse` ends a connection whose time is over (registry.ts); it is called when an append finds one. */
+  constructor(
+    redis: RedisLink,
+    options: LogOptions,
+    lapse: (connectionId: string) => Promise<unknown>,
+  ) {
+    this.#redis = redis;
+    this.#options = options;
+    this.#lapse = lapse;
+  }
+
+  #count(connectionId: string): number {
+    if (this.#counters.size > producerConnectionsMax) {
+      this.#producer = randomBase62(8);
+      this.#counters.clear();
+    }
+    const next = (this.#counters.get(connectionId) ?? 0) + 1;
+    this.#counters.set(connectionId, next);
+    return next;
+  }
+
+  /**
+   * Accepts a message: append under the next seq, doorbell, receipt, all or nothing. Throws connection_not_found,
+   * connection_ended, log_full, idempotency_mismatch, idempotency_in_progress.
+   */
+  append(push: Append): Promise<Appended> {
+    return this.#append(push, "-");
+  }
+
+  /**
+   * A scheduled message is due: it gets its seq now. Quiet when it was recalled or is in the log already, so that
+   * a job that runs twice does nothing. The ttl counts from when it was due.
+   */
+  async appendDue(
+    push: Append,
+    scheduledId: string,
+  ): Promise<Appended | undefined> {
+    return this.#append(push, scheduledId);
+  }
+
+  async #append(push: Append, scheduledId: string): Promise<Appended> {
+    const { connectionId: id, idempotency } = push;
+    const options = this.#options;
+    const counter = scheduledId === "-" ? this.#count(id) : 0;
+    const send = () =>
+      this.#redis.run(
+        appendScript,
+        [
+          keys.connection(id),
+          keys.log(id),
+          keys.index(id),
+          keys.fates(id),
+          keys.topics(id),
+          keys.scheduled(id),
+          idempotency
+            ? keys.idempotency(id, idempotency.key)
+            : keys.connection(id),
+        ],
+        [
+          this.#producer,
+          counter,
+          push.body,
+          push.binary ? 1 : 0,
+          push.contentType,
+          push.ttlSeconds * 1_000,
+          push.topic ?? "-",
+          scheduledId,
+          idempotency?.fingerprint ?? "",
+          options.idempotencyMs,
+          idempotency?.busyMs ?? 0,
+          options.maxMessages,
+          options.maxBytes,
+          this.#redis.publishCommand,
+          channels.bell(id),
+          channels.news(id),
+          bellBytesMax,
+          options.resumeMs,
+          queuedFlagMs,
+        ],
+      ) as Promise<unknown[]>;
+    const reply = await this.#onceLapsed(id, send);
+    if (reply[0] === "done")
+      return {
+        messageId: scheduledMessageId(id, scheduledId),
+        expiresAtMs: 0,
+        online: false,
+        status: "queued",
+        jobEpoch: 0,
+      };
+    return this.#accepted(id, reply, scheduledId);
+  }
+
+  /** Accepts a message for later. The caller adds the job that will append it. */
+  async schedule(
+    push: Append,
+    scheduledId: string,
+    dueAtMs: number,
+  ): Promise<Appended> {
+    const { connectionId: id, idempotency } = push;
+    const reply = await this.#onceLapsed(
+      id,
+      () =>
+        this.#redis.run(
+          scheduleScript,
+          [
+            keys.connection(id),
+            keys.scheduled(id),
+            idempotency
+              ? keys.idempotency(id, idempotency.key)
+              : keys.connection(id),
+          ],
+          [
+            scheduledId,
+            dueAtMs,
+            push.ttlSeconds * 1_000,
+            idempotency?.fingerprint ?? "",
+            this.#options.idempotencyMs,
+            idempotency?.busyMs ?? 0,
+            this.#options.resumeMs,
+            this.#options.maxMessages,
+          ],
+        ) as Promise<unknown[]>,
+    );
+    return this.#accepted(id, reply, "-");
+  }
+
+  /** Forgets a scheduled message whose job could not be stored. */
+  async unschedule(push: Append, scheduledId: string): Promise<void> {
+    const { connectionId: id, idempotency } = push;
+    await this.#redis.run(
+      unscheduleScript,
+      [
+        keys.scheduled(id),
+        idempotency
+          ? keys.idempotency(id, idempotency.key)
+          : keys.scheduled(id),
+      ],
+      [scheduledId, idempotency ? 1 : 0],
+    );
+  }
+
+  async #onceLapsed(
+    connectionId: string,
+    send: () => Promise<unknown[]>,
+  ): Promise<unknown[]> {
+    const reply = await send();
+    if (reply[0] !== "lapsed") return reply;
+    await this.#lapse(connectionId);
+    const again = await send();
+    // Lapsed twice: somebody connected in between and lapsed again, or the clocks jump. It is gone either way.
+    return again[0] === "lapsed" ? ["not_found"] : again;
+  }
+
+  #accepted(
+    connectionId: string,
+    reply: readonly unknown[],
+    scheduledId: string,
+  ): Appended {
+    const word = String(reply[0]);
+    if (word !== "accepted" && word !== "replayed") refuse(connectionId, reply);
+    const place = String(reply[1]);
+    const status = String(word === "accepted" ? reply[5] : reply[4]);
+    const appended: Appended = {
+      messageId:
+        status === "scheduled"
+          ? scheduledMessageId(connectionId, place)
+          : scheduledId === "-"
+            ? messageId(connectionId, Number(place))
+            : scheduledMessageId(connectionId, scheduledId),
+      expiresAtMs: Number(reply[2]),
+      online: Number(reply[3]) === 1,
+      status: status as Appended["status"],
+      jobEpoch: word === "accepted" ? Number(reply[4]) : 0,
+    };
+    if (word === "replayed") {
+      const answer = String(reply[5] ?? "");
+      appended.replayed = answer === "" ? null : answer;
+    }
+    return appended;
+  }
+
+  /** Stores the final answer of a waited push for replays. */
+  async settle(
+    connectionId: string,
+    idempotency: Idempotency,
+    answer: string,
+  ): Promise<void> {
+    await this.#redis.run(
+      settleScript,
+      [keys.idempotency(connectionId, idempotency.key)],
+      [answer],
+    );
+  }
+
+  /** What the owner of `epoch` may send after `cur`. `begin` and `end` raise and delete the run's flag with it. */
+  async read(
+    connectionId: string,
+    epoch: number,
+    cur: number,
+    mode: "read" | "begin" | "end" = "read",
+  ): Promise<Page> {
+    const reply = (await this.#redis.runBuffer(
+      readScript,
+      [
+        keys.connection(connectionId),
+        keys.log(connectionId),
+        keys.fates(connectionId),
+        keys.topics(connectionId),
+      ],
+      [
+        epoch,
+        cur,
+        mode,
+        runFlagMs,
+        readRowsMax,
+        readBytesMax,
+        this.#redis.publishCommand,
+        channels.news(connectionId),
+      ],
+    )) as Buffer[];
+    const word = String(reply[0]);
+    if (word !== "ok")
+      return { kind: word === "fenced" ? "fenced" : "missing" };
+    const rows: Entry[] = [];
+    for (let i = 3; i + 2 < reply.length; i += 3)
+      rows.push(
+        parseHeader(
+          connectionId,
+          Number(String(reply[i])),
+          (reply[i + 1] as Buffer).toString("latin1"),
+          reply[i + 2] as Buffer,
+        ),
+      );
+    return {
+      kind: "rows",
+      seq: Number(String(reply[1])),
+      more: Number(reply[2] as unknown) === 1,
+      rows,
+    };
+  }
+
+  /** Stores what the owner did. Nothing happens when its epoch is over. */
+  async report(
+    connectionId: string,
+    epoch: number,
+    report: Report,
+  ): Promise<"ok" | "fenced" | "missing"> {
+    const sent = report.sent
+      .map((mark) => `${mark.seq}:${mark.atMs}`)
+      .join(",");
+    const fates = report.fates
+      .map((fate) => `${fate.seq}:${fate.status}:${fate.reason}`)
+      .join(",");
+    return (await this.#redis.run(
+      reportScript,
+      [
+        keys.connection(connectionId),
+        keys.log(connectionId),
+        keys.index(connectionId),
+        keys.marks(connectionId),
+        keys.fates(connectionId),
+        keys.topics(connectionId),
+      ],
+      [
+        epoch,
+        report.acked ?? "",
+        report.ackedBy === "socket" ? "s" : "c",
+        sent,
+        fates,
+        this.#redis.publishCommand,
+        channels.news(connectionId),
+        this.#options.receiptMs,
+      ],
+    )) as "ok" | "fenced" | "missing";
+  }
+
+  /** Takes a message out of the log; with `epoch` as the owner that has not sent it. */
+  async recall(
+    connectionId: string,
+    seq: number,
+    epoch?: number,
+  ): Promise<RecallOutcome> {
+    const args: Argument[] = [
+      seq,
+      epoch ?? "",
+      this.#redis.publishCommand,
+      channels.news(connectionId),
+    ];
+    const word = String(
+      await this.#redis.run(
+        recallScript,
+        [
+          keys.connection(connectionId),
+          keys.log(connectionId),
+          keys.fates(connectionId),
+          keys.index(connectionId),
+        ],
+        args,
+      ),
+    );
+    return word.startsWith("ask:")
+      ? { ask: Number(word.slice(4)) }
+      : (word as Exclude<RecallOutcome, { ask: number }>);
+  }
+
+  /** Recalls a message that waits for its time; a number is the seq it already has. */
+  async recallScheduled(
+    connectionId: string,
+    scheduledId: string,
+  ): Promise<"recalled" | "final" | "not_found" | number> {
+    const word = String(
+      await this.#redis.run(
+        recallScheduledScript,
+        [keys.connection(connectionId), keys.scheduled(connectionId)],
+        [scheduledId, this.#redis.publishCommand, channels.news(connectionId)],
+      ),
+    );
+    if (word === "recalled" || word === "not_found") return word;
+    return word.startsWith("s:") ? Number(word.slice(2)) : "final";
+  }
+
+  /** What a receipt is made of; undefined when there is no such message any more. */
+  async facts(
+    connectionId: string,
+    place: { seq: number } | { scheduledId: string },
+  ): Promise<Fact | undefined> {
+    const reply = (
+      (await this.#redis.run(
+        receiptScript,
+        [
+          keys.connection(connectionId),
+          keys.index(connectionId),
+          keys.marks(connectionId),
+          keys.fates(connectionId),
+          keys.scheduled(connectionId),
+        ],
+        [
+          "seq" in place ? place.seq : "",
+          "scheduledId" in place ? place.scheduledId : "",
+        ],
+      )) as unknown[]
+    ).map((part) => String(part));
+    const [kind, ...rest] = reply as [string, ...string[]];
+    if (kind === "missing") return undefined;
+    if (kind === "waiting") {
+      const [record = "", state = "", ended, endReason = "", now] = rest;
+      return {
+        kind,
+        record,
+        state,
+        endedMs: Number(ended),
+        endReason,
+        nowMs: Number(now),
+      };
+    }
+    const optional = (text: string | undefined) =>
+      text === undefined || text === "" ? undefined : Number(text);
+    const [
+      now,
+      seq,
+      exp,
+      online,
+      acked,
+      sent,
+      state = "",
+      ended,
+      endReason = "",
+      epoch,
+      live,
+      fate = "",
+      sentAt,
+      ackedAt,
+      by,
+      record = "",
+    ] = rest;
+    return {
+      kind: "facts",
+      nowMs: Number(now),
+      seq: Number(seq),
+      expiresAtMs: Number(exp),
+      online: online === "1",
+      acked: Number(acked),
+      sent: Number(sent),
+      state,
+      endedMs: Number(ended),
+      endReason,
+      epoch: Number(epoch),
+      ownerLive: live === "1",
+      fate,
+      sentAtMs: optional(sentAt),
+      ackedAtMs: optional(ackedAt),
+      ackedBy: by === "client" || by === "socket" ? by : undefined,
+      record,
+    };
+  }
+}

@@ -1,0 +1,457 @@
+/**
+ * BullMQ's only home. Three uses of it:
+ *
+ * * the deliver queue of each connection, named by its ID: a durable wake-up, one job per burst. Its Worker is stock
+ *   BullMQ over the process's one command connection; only "wait for a job" is replaced by a doorbell, so that ten
+ *   thousand Workers cost no connection (the doorbell backend below). A Worker lives around its runs only;
+ * * the schedule queue, shared by all: delayed jobs that carry a message until it is due. A stock Worker with a
+ *   blocking connection of its own;
+ * * removal of what an ended connection's queue left.
+ *
+ * A job carries no correctness: messages are in the log, and a job that comes twice or late does no harm.
+ */
+import {
+  createRedisBackend,
+  Queue,
+  RedisConnection,
+  RedisQueueBackend,
+  WaitingError,
+  Worker,
+  type BackendFactory,
+  type Job,
+} from "bullmq";
+import { BridgeError } from "./errors.js";
+import type { Append } from "./log.js";
+import { bullPrefix, channels, keys } from "./keys.js";
+import type { Logger } from "./logging.js";
+import type { RedisLink } from "./redis.js";
+
+/** How long an add may take; the 202 does not depend on it. */
+const addDeadlineMs = 600;
+/** A Worker without work is closed after this long; creating one costs less than keeping it. */
+const workerIdleMs = 30_000;
+/** How long a closing Worker may take before it is forced. */
+const closeDeadlineMs = 1_000;
+/** A job's lock, renewed at half of it; what an instance that died held is taken over on claim, long before. */
+const lockMs = 30_000;
+/** A failed fetch is tried again after this long (BullMQ's own default of 15 s is for batch work). */
+const fetchRetryMs = 500;
+/** How many Queue objects are kept for adding. */
+const queuesMax = 2_000;
+/** A scheduled message may outlive any number of instances that died with it. */
+const always = 1_000_000;
+
+/** What a run is told: stop lingering when the signal aborts. Resolves "again" to have its job put back. */
+export type RunDelivery = (signal: AbortSignal) => Promise<"done" | "again">;
+
+/** A deliver queue's consumer. */
+export interface DeliveryWorker {
+  /** A job was added: fetch it, with a new Worker if there is none. */
+  ring(): void;
+  /** Stops lingering, closes within a second, puts back what it held. Any time, twice. */
+  close(): Promise<void>;
+}
+
+interface ScheduledJob {
+  connectionId: string;
+  scheduledId: string;
+  body: string;
+  contentType: string;
+  binary: boolean;
+  ttlSeconds: number;
+  topic?: string;
+}
+
+export class DeliveryQueues {
+  readonly #redis: RedisLink;
+  readonly #logger: Logger;
+  #root: Promise<RedisQueueBackend> | undefined;
+  readonly #queues = new Map<string, Queue>();
+  #scheduleWorker: Worker<ScheduledJob> | undefined;
+  #closed = false;
+
+  constructor(redis: RedisLink, logger: Logger) {
+    this.#redis = redis;
+    this.#logger = logger;
+  }
+
+  /**
+   * The backend whose siblings serve every queue over the one command connection. Made when Redis answers: one that
+   * was made while Redis was away would be broken for good.
+   */
+  #backend(): Promise<RedisQueueBackend> {
+    if (!this.#redis.healthy)
+      return Promise.reject(
+        new BridgeError("redis_unavailable", { retryAfterSeconds: 1 }),
+      );
+    this.#root ??= (async () => {
+      try {
+        const root = createRedisBackend("root", {
+          connection: this.#redis.client,
+          prefix: bullPrefix,
+          skipVersionCheck: true,
+          // Siblings inherit these; a Worker's own are not asked.
+          lockDuration: lockMs,
+        } as Parameters<typeof createRedisBackend>[1]);
+        root.on("error", (error: Error) =>
+          this.#logger.debug({ err: error }, "BullMQ connection error"),
+        );
+        await root.waitUntilReady();
+        return root;
+      } catch (error) {
+        this.#root = undefined;
+        throw error;
+      }
+    })();
+    return this.#root;
+  }
+
+  async #queue(name: string): Promise<Queue> {
+    const known = this.#queues.get(name);
+    if (known) return known;
+    const root = await this.#backend();
+    if (this.#queues.size >= queuesMax) this.#queues.clear();
+    const queue = new Queue(
+      name,
+      {
+        connection: this.#redis.client,
+        prefix: bullPrefix,
+        skipMetasUpdate: true,
+      },
+      ((sibling: string) =>
+        root.forQueue(
+          sibling,
+        ) as RedisQueueBackend) as BackendFactory<RedisQueueBackend>,
+    );
+    queue.on("error", (error) =>
+      this.#logger.debug({ err: error, queue: name }, "queue error"),
+    );
+    this.#queues.set(name, queue);
+    return queue;
+  }
+
+  /**
+   * Adds a deliver job and, once that is answered, rings the owner of `epoch` for it. Never throws: the message is in
+   * the log and the owner's renewal looks for it anyway (rule 8).
+   */
+  async wake(connectionId: string, epoch: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const deadline = new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(new Error(`no answer in ${addDeadlineMs} ms`)),
+        addDeadlineMs,
+      );
+    });
+    try {
+      const queue = await this.#queue(keys.queue(connectionId));
+      await Promise.race([
+        queue.add(
+          "deliver",
+          {},
+          { removeOnComplete: true, removeOnFail: true, attempts: 1 },
+        ),
+        deadline,
+      ]);
+      await this.#redis.publish(`${channels.bell(connectionId)}${epoch}`, "j");
+    } catch (error) {
+      this.#logger.warn({ err: error, connectionId }, "deliver job not added");
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** The consumer of a connection's deliver queue; no Worker exists until `ring`. */
+  consume(connectionId: string, run: RunDelivery): DeliveryWorker {
+    return new LazyWorker(
+      connectionId,
+      run,
+      () => this.#backend(),
+      this.#redis,
+      this.#logger,
+    );
+  }
+
+  /**
+   * Jobs in `active` that no process of ours tracks any more go back to the head of the queue. The caller owns the
+   * connection (its epoch is new) and has no Worker yet, so every one of them is an orphan (rule 7).
+   */
+  async recoverOrphans(connectionId: string): Promise<number> {
+    const queue = await this.#queue(keys.queue(connectionId));
+    const backend = queue.getBackend() as unknown as RedisQueueBackend;
+    const ids = (await this.#redis.command(
+      "LRANGE",
+      `${bullPrefix}:{${connectionId}}:active`,
+      0,
+      -1,
+    )) as string[];
+    // Token '0' skips the check of the lock that the dead instance still holds.
+    for (const id of ids) await backend.moveJobFromActiveToWait(id, "0");
+    return ids.length;
+  }
+
+  /** Stores a message until it is due. The job's ID is the message's, so adding it twice is adding it once. */
+  async schedule(
+    push: Append,
+    scheduledId: string,
+    delayMs: number,
+  ): Promise<void> {
+    const queue = await this.#queue(keys.scheduleQueue);
+    const data: ScheduledJob = {
+      connectionId: push.connectionId,
+      scheduledId,
+      body: push.body.toString("base64"),
+      contentType: push.contentType,
+      binary: push.binary,
+      ttlSeconds: push.ttlSeconds,
+      ...(push.topic === undefined ? {} : { topic: push.topic }),
+    };
+    await queue.add("push", data, {
+      jobId: `s${scheduledId}`,
+      delay: delayMs,
+      removeOnComplete: true,
+      attempts: always,
+      backoff: { type: "fixed", delay: 1_000 },
+    });
+  }
+
+  /** Removes the job of a recalled message; the recall itself is in the connection's hash. */
+  async unschedule(scheduledId: string): Promise<void> {
+    const queue = await this.#queue(keys.scheduleQueue);
+    await queue.remove(`s${scheduledId}`);
+  }
+
+  /** Starts the Worker for scheduled messages; `due` puts one into its log and must be idempotent. */
+  async startSchedule(
+    due: (push: Append, scheduledId: string) => Promise<void>,
+  ): Promise<void> {
+    if (this.#scheduleWorker || this.#closed) return;
+    const root = await this.#backend();
+    const blocking = this.#redis.openBlocking();
+    const factory = ((name: string) => {
+      const sibling = root.forQueue(name) as RedisQueueBackend;
+      sibling.blockingConnection = new RedisConnection(blocking, {
+        shared: true,
+        blocking: true,
+        skipVersionCheck: true,
+      });
+      return sibling;
+    }) as BackendFactory<RedisQueueBackend>;
+    const worker = new Worker<ScheduledJob>(
+      keys.scheduleQueue,
+      async (job: Job<ScheduledJob>) => {
+        const { body, scheduledId, ...rest } = job.data;
+        await due({ ...rest, body: Buffer.from(body, "base64") }, scheduledId);
+      },
+      {
+        connection: this.#redis.client,
+        prefix: bullPrefix,
+        concurrency: 50,
+        lockDuration: 10_000,
+        stalledInterval: 5_000,
+        maxStalledCount: always,
+        runRetryDelay: fetchRetryMs,
+      },
+      factory,
+    );
+    worker.on("error", (error) =>
+      this.#logger.warn({ err: error }, "schedule worker error"),
+    );
+    this.#scheduleWorker = worker;
+  }
+
+  /** Removes everything of an ended connection's queue. */
+  async remove(connectionId: string): Promise<void> {
+    const name = keys.queue(connectionId);
+    const queue = await this.#queue(name);
+    await queue.obliterate({ force: true });
+    this.#queues.delete(name);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await closeWithin(this.#scheduleWorker);
+    this.#queues.clear();
+  }
+}
+
+async function closeWithin(worker: Worker | undefined): Promise<void> {
+  if (!worker) return;
+  // A waiter in BZPOPMIN ends when its connection does.
+  void (worker.getBackend() as unknown as RedisQueueBackend).disconnectBlocking(
+    false,
+  );
+  let timer: NodeJS.Timeout | undefined;
+  await Promise.race([
+    worker.close(),
+    new Promise((resolve) => {
+      timer = setTimeout(resolve, closeDeadlineMs);
+    }),
+  ]);
+  clearTimeout(timer);
+}
+
+/** Waits for a ring instead of a blocking command. */
+class Doorbell {
+  #rung = false;
+  #wake: (() => void) | undefined;
+
+  ring(): void {
+    this.#rung = true;
+    this.#wake?.();
+  }
+
+  /** Resolves at the next ring, or one that came since the last wait, or after `ms`. */
+  async wait(ms: number): Promise<void> {
+    if (!this.#rung)
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, ms);
+        this.#wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    this.#wake = undefined;
+    this.#rung = false;
+  }
+}
+
+class LazyWorker implements DeliveryWorker {
+  readonly #connectionId: string;
+  readonly #run: RunDelivery;
+  readonly #backend: () => Promise<RedisQueueBackend>;
+  readonly #redis: RedisLink;
+  readonly #logger: Logger;
+  #worker: Worker | undefined;
+  #starting = false;
+  #bell = new Doorbell();
+  #abort = new AbortController();
+  #idle: NodeJS.Timeout | undefined;
+  #busy = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(
+    connectionId: string,
+    run: RunDelivery,
+    backend: () => Promise<RedisQueueBackend>,
+    redis: RedisLink,
+    logger: Logger,
+  ) {
+    this.#connectionId = connectionId;
+    this.#run = run;
+    this.#backend = backend;
+    this.#redis = redis;
+    this.#logger = logger;
+  }
+
+  ring(): void {
+    if (this.#closing) return;
+    if (this.#worker) this.#bell.ring();
+    else if (!this.#starting) void this.#start();
+    else this.#bell.ring();
+  }
+
+  async #start(): Promise<void> {
+    this.#starting = true;
+    try {
+      const root = await this.#backend();
+      if (this.#closing) return;
+      const bell = new Doorbell();
+      this.#bell = bell;
+      this.#abort = new AbortController();
+      const factory = ((name: string) => {
+        const sibling = root.forQueue(name) as RedisQueueBackend;
+        sibling.waitForJob = async (timeout: number) => {
+          await bell.wait(timeout * 1_000);
+          return null;
+        };
+        sibling.disconnectBlocking = () => {
+          bell.ring();
+          return Promise.resolve();
+        };
+        return sibling;
+      }) as BackendFactory<RedisQueueBackend>;
+      this.#worker = new Worker(
+        keys.queue(this.#connectionId),
+        (job, token) => this.#process(job, token),
+        {
+          connection: this.#redis.client,
+          prefix: bullPrefix,
+          concurrency: 1,
+          lockDuration: lockMs,
+          skipStalledCheck: true,
+          runRetryDelay: fetchRetryMs,
+          removeOnComplete: { count: 0 },
+          removeOnFail: { count: 0 },
+        },
+        factory,
+      );
+      this.#worker.on("error", (error) =>
+        this.#logger.debug(
+          { err: error, connectionId: this.#connectionId },
+          "deliver worker error",
+        ),
+      );
+      // A lock that could not be renewed means that somebody else may have the job: stop lingering.
+      this.#worker.on("lockRenewalFailed", () => this.#abort.abort());
+      this.#rest();
+    } catch (error) {
+      this.#logger.debug(
+        { err: error, connectionId: this.#connectionId },
+        "deliver worker not started",
+      );
+    } finally {
+      this.#starting = false;
+    }
+  }
+
+  async #process(job: Job, token: string | undefined): Promise<void> {
+    clearTimeout(this.#idle);
+    this.#busy = true;
+    try {
+      const outcome = await this.#run(this.#abort.signal);
+      if (outcome === "again") {
+        await job.moveToWait(token);
+        throw new WaitingError();
+      }
+    } finally {
+      this.#busy = false;
+      this.#rest();
+    }
+  }
+
+  /** Counts down to the end of an idle Worker. */
+  #rest(): void {
+    clearTimeout(this.#idle);
+    if (this.#closing) return;
+    this.#idle = setTimeout(() => {
+      if (this.#busy) return;
+      const worker = this.#worker;
+      this.#worker = undefined;
+      if (worker) void this.#end(worker);
+    }, workerIdleMs);
+    this.#idle.unref();
+  }
+
+  async #end(worker: Worker): Promise<void> {
+    const bell = this.#bell;
+    const closed = worker.close();
+    bell.ring();
+    let timer: NodeJS.Timeout | undefined;
+    await Promise.race([
+      closed,
+      new Promise((resolve) => {
+        timer = setTimeout(resolve, closeDeadlineMs);
+      }),
+    ]);
+    clearTimeout(timer);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= (async () => {
+      clearTimeout(this.#idle);
+      this.#abort.abort();
+      if (this.#worker) await this.#end(this.#worker);
+    })();
+    return this.#closing;
+  }
+}

@@ -1,0 +1,461 @@
+/**
+ * How Redis is reached: single, Sentinel or Cluster by URL. The only place with ioredis options.
+ *
+ * One connection carries every command of a process, one more its subscriptions. Commands of one turn of the
+ * event loop leave in one write. While Redis is away a command is refused at once; while it is frozen the first
+ * ones are refused after `commandTimeoutMs` and all later ones at once, until it answers again.
+ */
+import { EventEmitter } from "node:events";
+import { Cluster, Redis, type RedisOptions } from "ioredis";
+import { BridgeError } from "./errors.js";
+import { channels } from "./keys.js";
+import type { Logger } from "./logging.js";
+
+/** A Lua script with its name and the number of its keys. Sent once, then by its hash. */
+export interface Script {
+  readonly name: string;
+  readonly keys: number;
+  readonly lua: string;
+}
+
+export type Argument = string | number | Buffer;
+
+/** Reconnect quickly and for ever; BullMQ's own back-off of up to 20 s would leave a bridge silent. */
+const retryMs = (times: number): number => Math.min(50 * times, 500);
+/** No answer for this long means that Redis is frozen: 503 well within the promised second. */
+const commandTimeoutMs = 800;
+const connectTimeoutMs = 2_000;
+/** A canary is sent this often through the subscriber connection … */
+const canaryEveryMs = 2_000;
+/** … and after this much silence the connection is given up: it may be open and deaf. */
+const canarySilenceMs = 5_000;
+/** How often a suspect Redis is asked whether it is back. */
+const suspectProbeMs = 100;
+
+/** Redis errors that say "not executed, come back": the server, not the command, is at fault. */
+const serverAway =
+  /^(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM|BUSY|UNKILLABLE)\b/;
+
+/** ioredis options with the reply form left at its default, which the types of ioredis 6 insist on. */
+type Options = Omit<RedisOptions, "replyMapping">;
+
+interface Address {
+  mode: "single" | "sentinel" | "cluster";
+  nodes: { host: string; port: number }[];
+  name: string;
+  options: Options;
+}
+
+function parseAddress(url: string): Address {
+  const cut =
+    /^(rediss?|redis\+sentinel|redis\+cluster):\/\/(?:([^@/]*)@)?([^/?]+)(?:\/([^/?]*))?(?:\/(\d+))?/.exec(
+      url,
+    );
+  if (!cut) throw new Error("not a Redis URL");
+  const [, scheme, credentials = "", hosts = "", path = "", db = ""] = cut;
+  const nodes = hosts.split(",").map((host) => {
+    const at = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d+))?$/.exec(host);
+    if (!at) throw new Error(`"${host}" is not host:port`);
+    return {
+      host: at[1] ?? at[2] ?? "",
+      port: Number(at[3] ?? (scheme === "redis+sentinel" ? 26_379 : 6_379)),
+    };
+  });
+  const [username = "", password = ""] = credentials
+    .split(":")
+    .map(decodeURIComponent);
+  const options: Options = {
+    ...(username === "" ? {} : { username }),
+    ...(password === "" ? {} : { password }),
+    ...(scheme === "rediss" ? { tls: {} } : {}),
+  };
+  if (scheme === "redis+sentinel")
+    return {
+      mode: "sentinel",
+      nodes,
+      name: path || "mymaster",
+      options: { ...options, db: Number(db || 0) },
+    };
+  if (scheme === "redis+cluster")
+    return { mode: "cluster", nodes, name: "", options };
+  return {
+    mode: "single",
+    nodes,
+    name: "",
+    options: { ...options, db: Number(path || 0) },
+  };
+}
+
+/** Sends all commands of one turn of the event loop in one write to the socket. */
+class BatchingRedis extends Redis {
+  #corked = false;
+  override sendCommand(
+    ...args: Parameters<Redis["sendCommand"]>
+  ): ReturnType<Redis["sendCommand"]> {
+    const stream = (
+      this as unknown as {
+        stream?: NodeJS.WritableStream & { cork(): void; uncork(): void };
+      }
+    ).stream;
+    if (!this.#corked && stream) {
+      this.#corked = true;
+      stream.cork();
+      process.nextTick(() => {
+        this.#corked = false;
+        stream.uncork();
+      });
+    }
+    return super.sendCommand(...args);
+  }
+}
+
+type Client = Redis | Cluster;
+
+function connect(address: Address, extra: Options): Client {
+  const common: Options = {
+    ...address.options,
+    connectTimeout: connectTimeoutMs,
+    retryStrategy: retryMs,
+    reconnectOnError: (error) => error.message.startsWith("READONLY"),
+    ...extra,
+  };
+  if (address.mode === "cluster") {
+    const { enableOfflineQueue, retryStrategy, ...redisOptions } = common;
+    void retryStrategy;
+    return new Cluster(address.nodes, {
+      redisOptions,
+      enableOfflineQueue: enableOfflineQueue ?? true,
+      clusterRetryStrategy: retryMs,
+      slotsRefreshTimeout: connectTimeoutMs,
+      retryDelayOnFailover: 100,
+      retryDelayOnClusterDown: 100,
+      shardedSubscribers: true,
+    });
+  }
+  if (address.mode === "sentinel")
+    return new BatchingRedis({
+      ...common,
+      sentinels: address.nodes,
+      name: address.name,
+      sentinelRetryStrategy: retryMs,
+      sentinelReconnectStrategy: retryMs,
+      failoverDetector: true,
+    });
+  const [node] = address.nodes;
+  return new BatchingRedis({ ...common, ...node });
+}
+
+type Handler = (payload: Buffer) => void;
+
+/**
+ * The subscriptions of a process over one connection (SSUBSCRIBE on a Cluster, one per master).
+ * Emits `gap` when messages may have been missed and all channels are subscribed again.
+ */
+export class Subscriptions extends EventEmitter<{ gap: [] }> {
+  readonly #client: Client;
+  readonly #cluster: boolean;
+  readonly #handlers = new Map<string, Handler>();
+  readonly #logger: Logger;
+  #readyOnce = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(client: Client, cluster: boolean, logger: Logger) {
+    super();
+    this.#client = client;
+    this.#cluster = cluster;
+    this.#logger = logger;
+    client.on(
+      cluster ? "smessageBuffer" : "messageBuffer",
+      (channel: Buffer, payload: Buffer) => {
+        this.#handlers.get(channel.toString("latin1"))?.(payload);
+      },
+    );
+    client.on("ready", () => void this.#onReady());
+    if (cluster) client.on("+node", () => void this.#resubscribe());
+  }
+
+  /** Number of channels held now. */
+  get size(): number {
+    return this.#handlers.size;
+  }
+
+  /** Subscribes and resolves once Redis acknowledged it. */
+  async subscribe(channel: string, handler: Handler): Promise<void> {
+    this.#handlers.set(channel, handler);
+    await this.#send(channel);
+  }
+
+  /** Ends a subscription; quiet when it is not there or Redis is away. */
+  async unsubscribe(channel: string): Promise<void> {
+    if (!this.#handlers.delete(channel)) return;
+    try {
+      await (this.#cluster
+        ? this.#client.sunsubscribe(channel)
+        : this.#client.unsubscribe(channel));
+    } catch {
+      // A connection that is gone has no subscriptions.
+    }
+  }
+
+  #send(...some: string[]): Promise<unknown> {
+    return this.#cluster
+      ? Promise.all(some.map((channel) => this.#client.ssubscribe(channel)))
+      : this.#client.subscribe(...some);
+  }
+
+  async #onReady(): Promise<void> {
+    if (!this.#readyOnce) {
+      this.#readyOnce = true;
+      if (this.#handlers.size === 0) return;
+    }
+    await this.#resubscribe();
+  }
+
+  async #resubscribe(): Promise<void> {
+    try {
+      const all = [...this.#handlers.keys()];
+      for (let from = 0; from < all.length; from += 500)
+        await this.#send(...all.slice(from, from + 500));
+      this.#logger.info({ channels: all.length }, "subscribed again");
+      this.emit("gap");
+    } catch (error) {
+      // The next `ready` tries again; until then the lease renewal is the watchdog.
+      this.#logger.warn({ err: error }, "could not subscribe again");
+    }
+  }
+
+  /** Starts the canary: a subscriber that is connected but hears nothing is connected anew. */
+  async watch(
+    instance: string,
+    publish: (channel: string) => void,
+  ): Promise<void> {
+    const channel = channels.canary(instance);
+    let heard = performance.now();
+    let sent = heard;
+    this.#timer = setInterval(() => {
+      const now = performance.now();
+      // A pause of this process itself is no silence of the line.
+      const paused = now - sent > 2 * canaryEveryMs;
+      if (paused) heard = now;
+      else if (
+        now - heard > canarySilenceMs &&
+        this.#client.status === "ready"
+      ) {
+        this.#logger.warn("the subscriber connection is deaf, connecting anew");
+        heard = now;
+        this.#client.disconnect(true);
+      }
+      sent = now;
+      publish(channel);
+    }, canaryEveryMs);
+    this.#timer.unref();
+    await this.subscribe(channel, () => {
+      heard = performance.now();
+    });
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+    this.#handlers.clear();
+    this.#client.disconnect();
+  }
+}
+
+/** What an ioredis client offers to a script call. */
+type ScriptCall = (...args: Argument[]) => Promise<unknown>;
+
+/** A process's Redis. `run` and `command` throw `redis_unavailable` or `outcome_unknown`, nothing else of Redis. */
+export class RedisLink {
+  readonly mode: Address["mode"];
+  /** The command that rings a bell from a script. */
+  readonly publishCommand: "PUBLISH" | "SPUBLISH";
+  /** For BullMQ, which takes an ioredis client (shared/queue.ts). */
+  readonly client: Client;
+  readonly #address: Address;
+  readonly #logger: Logger;
+  readonly #blocking: Client[] = [];
+  #subscriptions: Subscriptions | undefined;
+  #suspect = false;
+  #probe: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(url: string, scripts: readonly Script[], logger: Logger) {
+    this.#address = parseAddress(url);
+    this.mode = this.#address.mode;
+    this.publishCommand = this.mode === "cluster" ? "SPUBLISH" : "PUBLISH";
+    this.#logger = logger;
+    this.client = connect(this.#address, {
+      enableOfflineQueue: false,
+      commandTimeout: commandTimeoutMs,
+    });
+    for (const script of scripts)
+      this.client.defineCommand(script.name, {
+        numberOfKeys: script.keys,
+        lua: script.lua,
+      });
+    this.#watch(this.client, "commands");
+  }
+
+  /** True while Redis answers, as far as is known. */
+  get healthy(): boolean {
+    return this.client.status === "ready" && !this.#suspect;
+  }
+
+  /** Runs a script; strings in the reply. */
+  run(
+    script: Script,
+    keys: readonly string[],
+    args: readonly Argument[],
+  ): Promise<unknown> {
+    return this.#call(script.name, keys, args);
+  }
+
+  /** Runs a script; bulk replies are Buffers. */
+  runBuffer(
+    script: Script,
+    keys: readonly string[],
+    args: readonly Argument[],
+  ): Promise<unknown> {
+    return this.#call(`${script.name}Buffer`, keys, args);
+  }
+
+  async #call(
+    name: string,
+    keys: readonly string[],
+    args: readonly Argument[],
+  ): Promise<unknown> {
+    if (this.#suspect) throw away();
+    try {
+      const call = (this.client as unknown as Record<string, ScriptCall>)[name];
+      if (!call) throw new Error(`the script ${name} is not defined`);
+      return await call.call(this.client, ...keys, ...args);
+    } catch (error) {
+      throw this.#translate(error);
+    }
+  }
+
+  /** Any plain command, for the few places that need no script. */
+  async command(name: string, ...args: Argument[]): Promise<unknown> {
+    if (this.#suspect) throw away();
+    try {
+      return await this.client.call(name, ...args);
+    } catch (error) {
+      throw this.#translate(error);
+    }
+  }
+
+  /** Rings a channel outside a script. */
+  async publish(channel: string, payload: string | Buffer): Promise<void> {
+    await this.command(this.publishCommand, channel, payload);
+  }
+
+  /** The subscriptions of this process; the connection is opened at the first call. */
+  get subscriptions(): Subscriptions {
+    if (!this.#subscriptions) {
+      const client = connect(this.#address, {
+        autoResubscribe: false,
+        maxRetriesPerRequest: null,
+      });
+      this.#watch(client, "subscriptions");
+      this.#subscriptions = new Subscriptions(
+        client,
+        this.mode === "cluster",
+        this.#logger,
+      );
+    }
+    return this.#subscriptions;
+  }
+
+  /** A connection of its own for commands that block by design (BullMQ's BZPOPMIN). */
+  openBlocking(): Client {
+    const client = connect(this.#address, { maxRetriesPerRequest: null });
+    this.#watch(client, "blocking");
+    this.#blocking.push(client);
+    return client;
+  }
+
+  /** Resolves when Redis answers a PING, rejects with `redis_unavailable` otherwise. */
+  async ready(): Promise<void> {
+    await this.command("PING");
+  }
+
+  #watch(client: Client, role: string): void {
+    let quiet = false;
+    client.on("error", (error: Error) => {
+      if (quiet || this.#closed) return;
+      quiet = true;
+      this.#logger.warn(
+        { role, reason: error.message },
+        "Redis connection lost",
+      );
+    });
+    client.on("ready", () => {
+      quiet = false;
+      this.#logger.info({ role }, "Redis connected");
+    });
+  }
+
+  #translate(error: unknown): Error {
+    if (error instanceof BridgeError) return error;
+    const { message, name } = error as Error;
+    if (message === "Command timed out") {
+      this.#suspectFrozen();
+      return new BridgeError(
+        "outcome_unknown",
+        { retryAfterSeconds: 1 },
+        error,
+      );
+    }
+    if (
+      message.startsWith("Stream isn't writeable") ||
+      message.includes("enableOfflineQueue") ||
+      serverAway.test(message) ||
+      name === "ClusterAllFailedError"
+    )
+      return away(error);
+    if (
+      name === "MaxRetriesPerRequestError" ||
+      message === "Connection is closed." ||
+      message.includes("ECONNRESET") ||
+      name === "AbortError"
+    )
+      return new BridgeError(
+        "outcome_unknown",
+        { retryAfterSeconds: 1 },
+        error,
+      );
+    return error as Error;
+  }
+
+  /** After a timeout nothing more is sent but a probe, so that a frozen Redis does not execute it all later. */
+  #suspectFrozen(): void {
+    if (this.#suspect || this.#closed) return;
+    this.#suspect = true;
+    this.#logger.warn("Redis does not answer");
+    const ask = async () => {
+      try {
+        await this.client.ping();
+        this.#suspect = false;
+        this.#logger.info("Redis answers again");
+      } catch {
+        if (this.#closed) return;
+        this.#probe = setTimeout(() => void ask(), suspectProbeMs);
+        this.#probe.unref();
+      }
+    };
+    void ask();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#probe);
+    this.#subscriptions?.close();
+    for (const client of this.#blocking) client.disconnect();
+    this.client.disconnect();
+  }
+}
+
+function away(cause?: unknown): BridgeError {
+  return new BridgeError("redis_unavailable", { retryAfterSeconds: 1 }, cause);
+}

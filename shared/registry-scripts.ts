@@ -1,0 +1,201 @@
+/**
+ * The Lua of the registry: who a connection is, which instance owns it, and until when. One connection's keys only.
+ *
+ * States: prepared → open ⇄ away → ended. The owner is fenced by an epoch that follows the clock, so that it grows
+ * across a failover; every effect of an owner compares it (log-scripts.ts).
+ */
+import type { Script } from "./redis.js";
+
+const prelude = `
+local T = redis.call('TIME')
+local us = T[1] * 1000000 + T[2]
+local ms = math.floor(us / 1000)
+local function text(n) return string.format('%.0f', n) end
+local function expire(first, last, after)
+  for i = first, last do redis.call('PEXPIRE', KEYS[i], after) end
+end
+`;
+
+/** Ends a connection; \`conn\` is KEYS[1], log KEYS[2], topics KEYS[3], all fixed keys KEYS[1..n]. */
+const ending = `
+local function finish(n, epoch, at, reason, code, words, keep, publish, bell, news)
+  local fields = redis.call('HKEYS', KEYS[1])
+  for _, f in ipairs(fields) do
+    if string.sub(f, 1, 2) == 'p:' then redis.call('HDEL', KEYS[1], f) end
+  end
+  redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease', 'until')
+  redis.call('HSET', KEYS[1], 'state', 'ended', 'ended', text(at), 'reason', reason, 'endCode', code, 'endWords', words)
+  redis.call('DEL', KEYS[2], KEYS[3])
+  expire(1, n, keep)
+  if epoch > 0 then redis.call(publish, bell .. text(epoch), 'closed ' .. code .. ' ' .. words) end
+  redis.call(publish, news, 'e')
+end
+`;
+
+/**
+ * KEYS conn; ARGV waitMs keepMs user groups labels permissions
+ * Returns untilMs.
+ */
+export const prepareScript: Script = {
+  name: "bridgePrepare",
+  keys: 1,
+  lua: `${prelude}
+local expires = ms + tonumber(ARGV[1])
+redis.call('HSET', KEYS[1], 'state', 'prepared', 'until', text(expires), 'created', text(ms), 'user', ARGV[3],
+  'groups', ARGV[4], 'labels', ARGV[5], 'permissions', ARGV[6])
+redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + tonumber(ARGV[2]))
+return text(expires)
+`,
+};
+
+/**
+ * A socket takes the connection: a new epoch, the old owner is fenced.
+ * KEYS 1..8 the connection's keys (conn first), 9.. its queue's (wait, active, meta first)
+ * ARGV owner leaseMs resumeSeq|'' protocol publish bell resumeMs horizonMs
+ */
+export const claimScript: Script = {
+  name: "bridgeClaim",
+  keys: 21,
+  lua: `${prelude}
+local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
+  'user', 'groups', 'labels', 'permissions', 'created')
+if not c[1] then return {'not_found'} end
+if c[1] == 'ended' then return {'ended', c[4], c[5]} end
+if c[1] == 'open' then
+  if ms > tonumber(c[3]) + tonumber(ARGV[7]) then return {'lapsed'} end
+elseif ms > tonumber(c[2]) then return {'lapsed'} end
+local old = tonumber(c[7] or 0)
+local epoch = math.max(old + 1, us)
+local seq, acked = tonumber(c[6] or 0), tonumber(c[8] or 0)
+local cur, lost = acked, 0
+if ARGV[3] ~= '' then
+  local seen = tonumber(ARGV[3])
+  -- More than Redis knows: its history was lost. Less than was acked: the client lost its own.
+  if seen > seq then lost = 1; seq = seen; redis.call('HSET', KEYS[1], 'seq', text(seq))
+  elseif seen < acked then lost = 1 end
+  cur = math.max(seen, acked)
+end
+redis.call('HDEL', KEYS[1], 'flag', 'run', 'until')
+redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV[1], 'lease', text(ms + tonumber(ARGV[2])),
+  'protocol', ARGV[4], 'connected', text(ms))
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  if string.sub(fields[i], 1, 2) == 'p:' and tonumber(string.match(fields[i + 1], '(%d+)$')) < ms - 600000 then
+    redis.call('HDEL', KEYS[1], fields[i])
+  end
+end
+-- BullMQ's event stream is not used and must not grow; nothing of the queue outlives the connection.
+redis.call('HSET', KEYS[11], 'opts.maxLenEvents', 0)
+expire(1, #KEYS, tonumber(ARGV[8]))
+if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
+return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.call('LLEN', KEYS[9]), redis.call('LLEN', KEYS[10]),
+  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked)}
+`,
+};
+
+/**
+ * The owner is alive. Recreates what a failover lost; the higher epoch wins.
+ * KEYS as in claim
+ * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs expire(1|0)
+ * Returns {'ok', seq, waiting}, {'fenced'} or {'ended', code, words}.
+ */
+export const renewScript: Script = {
+  name: "bridgeRenew",
+  keys: 21,
+  lua: `${prelude}
+local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords')
+local mine = tonumber(ARGV[1])
+if c[1] == 'ended' then return {'ended', c[4] or '1000', c[5] or ''} end
+local epoch = tonumber(c[2] or 0)
+if epoch > mine then return {'fenced'} end
+if not c[1] or epoch < mine then
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'protocol', ARGV[5], 'user', ARGV[6], 'groups', ARGV[7], 'labels', ARGV[8],
+    'permissions', ARGV[9], 'created', ARGV[10], 'connected', text(ms))
+end
+local seq = math.max(tonumber(c[3] or 0), tonumber(ARGV[4]))
+redis.call('HSET', KEYS[1], 'state', 'open', 'owner', ARGV[2], 'lease', text(ms + tonumber(ARGV[3])), 'seq', text(seq))
+if c[1] ~= 'open' then redis.call('HDEL', KEYS[1], 'until') end
+if ARGV[12] == '1' or not c[1] then expire(1, #KEYS, tonumber(ARGV[11])) end
+return {'ok', text(seq), redis.call('LLEN', KEYS[9])}
+`,
+};
+
+/** The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs. Returns untilMs or ''. */
+export const releaseScript: Script = {
+  name: "bridgeRelease",
+  keys: 1,
+  lua: `${prelude}
+local c = redis.call('HMGET', KEYS[1], 'state', 'epoch')
+if c[1] ~= 'open' or tonumber(c[2] or 0) ~= tonumber(ARGV[1]) then return '' end
+local expires = text(ms + tonumber(ARGV[2]))
+redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease')
+redis.call('HSET', KEYS[1], 'state', 'away', 'until', expires)
+return expires
+`,
+};
+
+/**
+ * Ends a connection, as its owner (epoch given: nothing happens when it is over) or from the backend.
+ * KEYS conn log topics then the other keys of the connection and its queue
+ * ARGV epoch|'' reason code words keepMs publish bell news
+ * Returns 'ended', 'fenced', 'not_found' or 'before'.
+ */
+export const endScript: Script = {
+  name: "bridgeEnd",
+  keys: 21,
+  lua: `${prelude}${ending}
+local c = redis.call('HMGET', KEYS[1], 'state', 'epoch')
+if not c[1] then return 'not_found' end
+if c[1] == 'ended' then return 'before' end
+local epoch = tonumber(c[2] or 0)
+if ARGV[1] ~= '' and tonumber(ARGV[1]) ~= epoch then return 'fenced' end
+finish(#KEYS, ARGV[1] == '' and epoch or 0, ms, ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8])
+return 'ended'
+`,
+};
+
+/**
+ * Looks whether a connection's time is over: a lease that ran out makes it away, a window that ran out ends it.
+ * KEYS as in end; ARGV resumeMs keepMs publish bell news
+ * Returns {state, dueMs, nowMs}; {'gone'} when nothing is left.
+ */
+export const lapseScript: Script = {
+  name: "bridgeLapse",
+  keys: 21,
+  lua: `${prelude}${ending}
+local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'epoch')
+if not c[1] then return {'gone', '0', text(ms)} end
+local keep = tonumber(ARGV[2])
+if c[1] == 'ended' then return {'ended', text(tonumber(c[4]) + keep), text(ms), c[4]} end
+local over, reason
+if c[1] == 'open' then
+  local lease = tonumber(c[3])
+  if ms <= lease then return {'open', c[3], text(ms)} end
+  over = lease + tonumber(ARGV[1])
+  reason = 'resume_expired'
+  if ms <= over then
+    redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease')
+    redis.call('HSET', KEYS[1], 'state', 'away', 'until', text(over))
+    return {'away', text(over), text(ms)}
+  end
+else
+  over = tonumber(c[2])
+  if ms <= over then return {c[1], c[2], text(ms)} end
+  reason = c[1] == 'prepared' and 'never_connected' or 'resume_expired'
+end
+finish(#KEYS, tonumber(c[5] or 0), over, reason, '4510', 'the connection is gone', keep, ARGV[3], ARGV[4], ARGV[5])
+return {'ended', text(ms + keep), text(ms), text(over)}
+`,
+};
+
+/** KEYS conn log; returns {nowMs, pending, field, value, …}. */
+export const inspectScript: Script = {
+  name: "bridgeInspect",
+  keys: 2,
+  lua: `${prelude}
+local all = redis.call('HGETALL', KEYS[1])
+table.insert(all, 1, redis.call('XLEN', KEYS[2]))
+table.insert(all, 1, text(ms))
+return all
+`,
+};

@@ -1,0 +1,208 @@
+/**
+ * Tokens: JWTs that say who a client is (jose; HS256 and EdDSA, keys by `kid`). Made for prepared connections and for
+ * resuming; checked at the handshake.
+ */
+import {
+  createLocalJWKSet,
+  createRemoteJWKSet,
+  decodeProtectedHeader,
+  errors,
+  importJWK,
+  jwtVerify,
+  SignJWT,
+  type JSONWebKeySet,
+  type JWTPayload,
+  type JWTVerifyGetKey,
+} from "jose";
+import { readFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { BridgeError } from "./errors.js";
+import { keys } from "./keys.js";
+import type { RedisLink } from "./redis.js";
+
+const algorithms = ["HS256", "EdDSA"];
+/** A resume token outlives every resume window; a connection that is gone answers 410 whatever the token says. */
+const resumeSeconds = 7 * 86_400;
+
+/** What a token says. */
+export interface TokenClaims {
+  /** Its connection; without one a new connection is made. */
+  connectionId: string | undefined;
+  userId: string;
+  groups: string[];
+  permissions: string[];
+  /** True for a resume token of ours. */
+  resume: boolean;
+  /** When it runs out, milliseconds since the epoch; undefined: with its connection. */
+  expiresAtMs: number | undefined;
+}
+
+interface Signer {
+  alg: string;
+  kid: string;
+  key: Awaited<ReturnType<typeof importJWK>>;
+}
+
+function strings(value: unknown): string[] {
+  return Array.isArray(value)
+    ? value.filter((item): item is string => typeof item === "string")
+    : [];
+}
+
+export class Tokens {
+  readonly #source: string;
+  readonly #keyless: boolean;
+  readonly #redis: RedisLink;
+  #keys: Promise<{ verify: JWTVerifyGetKey; sign: Signer }> | undefined;
+
+  /** `source` is TOKEN_KEYS: a JWKS file or URL, or `kid:base64,…` with the first key signing. */
+  constructor(source: string, keyless: boolean, redis: RedisLink) {
+    this.#source = source;
+    this.#keyless = keyless;
+    this.#redis = redis;
+  }
+
+  #load(): Promise<{ verify: JWTVerifyGetKey; sign: Signer }> {
+    this.#keys ??= this.#read().catch((error: unknown) => {
+      this.#keys = undefined;
+      throw error;
+    });
+    return this.#keys;
+  }
+
+  async #read(): Promise<{ verify: JWTVerifyGetKey; sign: Signer }> {
+    const source = this.#source;
+    if (/^https?:\/\//.test(source)) {
+      const verify = createRemoteJWKSet(new URL(source));
+      // Public keys verify; what we sign ourselves needs a secret of our own.
+      const own = await this.#generated();
+      return { verify: either(own, verify), sign: await signer(own) };
+    }
+    if (source === "") {
+      const own = await this.#generated();
+      return { verify: createLocalJWKSet(own), sign: await signer(own) };
+    }
+    if (/^[^/.:]+:[A-Za-z0-9+/=_-]+(,|$)/.test(source)) {
+      const set: JSONWebKeySet = {
+        keys: source.split(",").map((part) => {
+          const [kid = "", secret = ""] = part.split(":");
+          return {
+            kty: "oct",
+            kid,
+            alg: "HS256",
+            k: Buffer.from(secret, "base64").toString("base64url"),
+          };
+        }),
+      };
+      return { verify: createLocalJWKSet(set), sign: await signer(set) };
+    }
+    const set = JSON.parse(await readFile(source, "utf8")) as JSONWebKeySet;
+    const own = set.keys.some((key) => "k" in key || "d" in key)
+      ? set
+      : await this.#generated();
+    return {
+      verify:
+        own === set
+          ? createLocalJWKSet(set)
+          : either(own, createLocalJWKSet(set)),
+      sign: await signer(own),
+    };
+  }
+
+  /** One secret for all instances, kept in Redis, made by whoever comes first. */
+  async #generated(): Promise<JSONWebKeySet> {
+    await this.#redis.command(
+      "SET",
+      keys.tokenSecret,
+      randomBytes(32).toString("base64url"),
+      "NX",
+    );
+    const k = String(await this.#redis.command("GET", keys.tokenSecret));
+    return { keys: [{ kty: "oct", kid: "bridge", alg: "HS256", k }] };
+  }
+
+  /** Whether a client without a token may be told that it could have one. */
+  get keyless(): boolean {
+    return this.#keyless;
+  }
+
+  async #sign(payload: JWTPayload, expiresAtSeconds?: number): Promise<string> {
+    const { sign } = await this.#load();
+    const jwt = new SignJWT(payload)
+      .setProtectedHeader({ alg: sign.alg, kid: sign.kid, typ: "JWT" })
+      .setIssuedAt();
+    if (expiresAtSeconds !== undefined) jwt.setExpirationTime(expiresAtSeconds);
+    return jwt.sign(sign.key);
+  }
+
+  /** The token of a prepared connection. It lives as long as its connection, so it has no `exp` of its own. */
+  forConnection(connectionId: string, userId: string): Promise<string> {
+    return this.#sign({
+      cid: connectionId,
+      ...(userId === "" ? {} : { sub: userId }),
+    });
+  }
+
+  /** What brings a client back to its connection; never longer than the token it came with. */
+  forResume(connectionId: string, expiresAtMs?: number): Promise<string> {
+    const latest = Math.floor(Date.now() / 1_000) + resumeSeconds;
+    const expires =
+      expiresAtMs === undefined
+        ? latest
+        : Math.min(latest, Math.floor(expiresAtMs / 1_000));
+    return this.#sign(
+      {
+        cid: connectionId,
+        use: "resume",
+        ...(expiresAtMs === undefined ? {} : { lim: expires }),
+      },
+      expires,
+    );
+  }
+
+  /** Checks a token. Throws token_invalid or token_expired. */
+  async verify(token: string): Promise<TokenClaims> {
+    let payload: JWTPayload;
+    try {
+      decodeProtectedHeader(token);
+      const { verify } = await this.#load();
+      ({ payload } = await jwtVerify(token, verify, { algorithms }));
+    } catch (error) {
+      if (error instanceof BridgeError) throw error;
+      if (error instanceof errors.JWTExpired)
+        throw new BridgeError("token_expired", {
+          detail: "the token has expired",
+        });
+      throw new BridgeError(
+        "token_invalid",
+        { detail: "the token is not valid" },
+        error,
+      );
+    }
+    const resume = payload["use"] === "resume";
+    const { cid, lim } = payload;
+    // The `exp` of a resume token bounds its use, not the socket it opens; `lim` is that of the first token.
+    const limit = resume ? lim : payload.exp;
+    return {
+      connectionId: typeof cid === "string" ? cid : undefined,
+      userId: payload.sub ?? "",
+      groups: strings(payload["groups"]),
+      permissions: strings(payload["permissions"]),
+      resume,
+      expiresAtMs: typeof limit === "number" ? limit * 1_000 : undefined,
+    };
+  }
+}
+
+function either(own: JSONWebKeySet, theirs: JWTVerifyGetKey): JWTVerifyGetKey {
+  const ours = createLocalJWKSet(own);
+  return (header, token) =>
+    header.kid === "bridge" ? ours(header, token) : theirs(header, token);
+}
+
+async function signer(set: JSONWebKeySet): Promise<Signer> {
+  const jwk = set.keys.find((key) => "k" in key || "d" in key);
+  if (!jwk) throw new Error("TOKEN_KEYS has no key that can sign");
+  const alg = jwk.alg ?? (jwk.kty === "oct" ? "HS256" : "EdDSA");
+  return { alg, kid: jwk.kid ?? "", key: await importJWK(jwk, alg) };
+}
