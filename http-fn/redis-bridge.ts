@@ -1,0 +1,257 @@
+/** The bridge on Redis: what http-fn asks for, put together from the shared rooms. */
+import type { Accepted, Connection, Receipt } from "../shared/api.js";
+import type { Config } from "../shared/config.js";
+import { BridgeError, connectionEnded } from "../shared/errors.js";
+import {
+  isConnectionId,
+  newScheduledId,
+  parseMessageId,
+  randomBase62,
+} from "../shared/ids.js";
+import { channels } from "../shared/keys.js";
+import { Log, logScripts, type Append, type Appended } from "../shared/log.js";
+import type { Logger } from "../shared/logging.js";
+import { DeliveryQueues } from "../shared/queue.js";
+import { Receipts } from "../shared/receipts.js";
+import { RedisLink } from "../shared/redis.js";
+import { Registry, registryScripts } from "../shared/registry.js";
+import { Tokens } from "../shared/tokens.js";
+import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
+
+/** A waited request may go on this long after its wait before a replay gets the plain 202. */
+const busyMarginMs = 2_000;
+/** How long the owner of a connection may take to decide about a recall (rule 10). */
+const recallDeadlineMs = 1_000;
+
+/** A bridge with its connections; `close` ends them. */
+export interface OpenBridge {
+  bridge: Bridge;
+  close(): Promise<void>;
+}
+
+/** Connects to Redis in the background: a bridge exists before its Redis answers. */
+export function openBridge(config: Config, logger: Logger): OpenBridge {
+  const redis = new RedisLink(
+    config.redisUrl,
+    [...logScripts, ...registryScripts],
+    logger,
+  );
+  const registry = new Registry(redis, config);
+  const log = new Log(
+    redis,
+    {
+      maxMessages: config.logMaxMessages,
+      maxBytes: config.logMaxBytes,
+      resumeMs: config.resumeMs,
+      receiptMs: config.receiptMs,
+      idempotencyMs: config.idempotencyMs,
+    },
+    (connectionId) => registry.lapse(connectionId),
+  );
+  const queues = new DeliveryQueues(redis, logger);
+  const receipts = new Receipts(redis, log, config.receiptMs);
+  const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
+
+  function refuseUnknown(connectionId: string): void {
+    if (!isConnectionId(connectionId))
+      throw new BridgeError("connection_not_found", {
+        detail: "that is no connection ID",
+      });
+  }
+
+  function toAppend(push: Push): Append {
+    return {
+      connectionId: push.connectionId,
+      body: push.body,
+      contentType: push.contentType,
+      binary: push.binary,
+      ttlSeconds: push.ttlSeconds,
+      ...(push.topic === undefined ? {} : { topic: push.topic }),
+      ...(push.idempotency
+        ? {
+            idempotency: {
+              ...push.idempotency,
+              busyMs: push.waitMs ? push.waitMs + busyMarginMs : 0,
+            },
+          }
+        : {}),
+    };
+  }
+
+  async function schedule(append: Append, dueAtMs: number): Promise<Appended> {
+    const scheduledId = newScheduledId();
+    const accepted = await log.schedule(append, scheduledId, dueAtMs);
+    if (accepted.replayed !== undefined) return accepted;
+    try {
+      await queues.schedule(
+        append,
+        scheduledId,
+        Math.max(0, dueAtMs - Date.now()),
+      );
+    } catch (error) {
+      // Without its job the message would wait for ever: take it back, or say that nobody knows.
+      await log.unschedule(append, scheduledId).catch(() => undefined);
+      throw error instanceof BridgeError
+        ? error
+        : new BridgeError("outcome_unknown", { retryAfterSeconds: 1 }, error);
+    }
+    return accepted;
+  }
+
+  async function push(request: Push): Promise<Pushed> {
+    refuseUnknown(request.connectionId);
+    const append = toAppend(request);
+    const appended =
+      request.dueAtMs === undefined
+        ? await log.append(append)
+        : await schedule(append, request.dueAtMs);
+    if (appended.jobEpoch > 0)
+      await queues.wake(request.connectionId, appended.jobEpoch);
+    const accepted: Accepted = {
+      id: appended.messageId,
+      status: appended.status,
+      to: { connection: request.connectionId },
+      recipients: 1,
+      online: appended.online ? 1 : 0,
+      expiresAt: new Date(appended.expiresAtMs).toISOString(),
+    };
+    const pushed: Pushed = { messageId: appended.messageId, accepted };
+    if (appended.replayed !== undefined)
+      pushed.replayed =
+        appended.replayed === null
+          ? true
+          : (JSON.parse(appended.replayed) as StoredAnswer);
+    return pushed;
+  }
+
+  /** Asks the owner, who alone knows what it has sent. */
+  async function recallFromOwner(
+    connectionId: string,
+    seq: number,
+    epoch: number,
+  ): Promise<string> {
+    const nonce = randomBase62(8);
+    let answer: (word: string) => void = () => undefined;
+    const answered = new Promise<string>((resolve) => {
+      answer = resolve;
+    });
+    const stop = await receipts.listen(connectionId, (news) => {
+      const [kind, forWhom, word = ""] = news.split(" ");
+      if (kind === "recalled" && forWhom === nonce) answer(word);
+    });
+    const timer = setTimeout(() => answer("maybe"), recallDeadlineMs);
+    try {
+      await redis.publish(
+        `${channels.bell(connectionId)}${epoch}`,
+        `recall ${seq} ${nonce}`,
+      );
+      return await answered;
+    } finally {
+      clearTimeout(timer);
+      stop();
+    }
+  }
+
+  async function recall(messageId: string): Promise<Receipt> {
+    const route = parseMessageId(messageId);
+    // Tells an unknown message from one that cannot be recalled.
+    await receipts.read(messageId);
+    if (!route) throw new Error("a readable message has a route");
+    const { connectionId } = route;
+    let outcome: string;
+    let seq: number | undefined;
+    if (route.kind === "scheduled") {
+      const word = await log.recallScheduled(connectionId, route.scheduledId);
+      if (typeof word === "number") seq = word;
+      else if (word === "recalled")
+        // Only tidiness: a job that still runs finds the recall in the connection's hash.
+        await queues.unschedule(route.scheduledId).catch(() => undefined);
+      outcome = String(word);
+    } else {
+      seq = route.seq;
+      outcome = "";
+    }
+    if (seq !== undefined) {
+      const word = await log.recall(connectionId, seq);
+      outcome =
+        typeof word === "string"
+          ? word
+          : await recallFromOwner(connectionId, seq, word.ask);
+    }
+    switch (outcome) {
+      case "recalled":
+        return receipts.read(messageId);
+      case "sent":
+        throw new BridgeError("already_sent", {
+          detail: "the message was handed to the client's socket",
+        });
+      case "not_found":
+        throw new BridgeError("message_not_found");
+      case "final": {
+        const { status } = await receipts.read(messageId);
+        throw new BridgeError("already_final", {
+          detail: `the message is ${status}`,
+        });
+      }
+      default:
+        throw new BridgeError("may_have_been_delivered", {
+          detail: "whether the client has the message is not known yet",
+        });
+    }
+  }
+
+  async function inspect(connectionId: string): Promise<Connection> {
+    refuseUnknown(connectionId);
+    const connection = await registry.inspect(connectionId);
+    if (connection.state === "ended")
+      throw connectionEnded(
+        Date.parse(connection.endedAt ?? connection.createdAt),
+        connection.reason ?? "",
+      );
+    return connection;
+  }
+
+  const bridge: Bridge = {
+    async prepare(input) {
+      const { connectionId, expiresAtMs } = await registry.prepare(input);
+      return {
+        connectionId,
+        token: await tokens.forConnection(connectionId, input.userId ?? ""),
+        expiresAt: new Date(expiresAtMs).toISOString(),
+      };
+    },
+    push,
+    async settle(request, answer) {
+      const { idempotency } = toAppend(request);
+      if (idempotency)
+        await log.settle(
+          request.connectionId,
+          idempotency,
+          JSON.stringify(answer),
+        );
+    },
+    receipt: (messageId) => receipts.read(messageId),
+    follow: (messageId, signal) => receipts.follow(messageId, signal),
+    recall,
+    inspect,
+    list: (query) => registry.list(query),
+    async close(connectionId, { code, reason }) {
+      await inspect(connectionId);
+      await registry.end(connectionId, {
+        reason: "closed_by_backend",
+        code,
+        words: reason,
+      });
+      return registry.inspect(connectionId);
+    },
+    ready: () => redis.ready(),
+  };
+
+  return {
+    bridge,
+    async close() {
+      await queues.close();
+      redis.close();
+    },
+  };
+}
