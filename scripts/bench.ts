@@ -12,11 +12,15 @@ import { faultsOf, page, ratios, type Rounds } from "./bench/report.js";
 const SYSTEM_TIMEOUT_MS = 300_000;
 
 const processes = new Processes();
+const abandon = (): void => {
+  void processes.close().finally(() => process.exit(1));
+};
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-  process.once(signal, () => {
-    void processes.stop().finally(() => process.exit(1));
-  });
+  process.once(signal, abandon);
 }
+// Started by `npm run`, the channel says when that process is gone; it does not keep this one alive.
+process.once("disconnect", abandon);
+process.channel?.unref();
 
 try {
   const options = parseOptions(process.argv.slice(2));
@@ -26,7 +30,7 @@ try {
   console.error(`bench: ${cause instanceof Error ? cause.message : cause}`);
   process.exitCode = 2;
 } finally {
-  await processes.stop();
+  await processes.close();
 }
 
 /** Exit code: 0 when every system delivered every message, else 1. Aims not reached are said, not punished. */

@@ -3,15 +3,14 @@ import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { Redis } from "ioredis";
+import { ask } from "../resp.js";
 import type { PhaseResult } from "./book.js";
 import type { Answer, Order } from "./load-main.js";
 import {
   cpuMicroseconds,
   residentBytes,
-  startRedis,
   type Processes,
-  type Running,
+  type RoundRedis,
 } from "./processes.js";
 import { startSystem, type Pair, type SystemName } from "./systems.js";
 
@@ -80,7 +79,7 @@ export async function measure(
 }
 
 interface Setting extends Pair {
-  redis: Running & { url: string };
+  redis: RoundRedis;
   order: (order: Order) => Promise<PhaseResult | null>;
 }
 
@@ -89,20 +88,19 @@ async function setUp(
   { appendOnly, profiles }: Workload,
   processes: Processes,
 ): Promise<Setting> {
-  const redis = await startRedis(processes, appendOnly);
+  const redis = await processes.startRedis(appendOnly);
   const pair = await startSystem(system, processes, {
     redisUrl: redis.url,
     profiles,
   });
-  const load = await processes.start({
+  const load = await processes.startNode({
     name: "load generator",
-    command: process.execPath,
     args: [fileURLToPath(new URL("./load-main.js", import.meta.url))],
     ready: /^ready$/m,
     ipc: true,
   });
   const order = (order: Order): Promise<PhaseResult | null> =>
-    ask(load.child, order);
+    carryOut(load.child, order);
   await order({ do: "aim", pushing: pair.pushing });
   return { ...pair, redis, order };
 }
@@ -128,7 +126,7 @@ async function idleSockets(
   const growth = (await residentBytes(ws.pid)) - before;
   return {
     kilobytesPerSocket: growth / 1_024 / (workload.sockets - first),
-    redisConnections: await countRedisConnections(redis.url),
+    redisConnections: await countRedisConnections(redis.port),
   };
 }
 
@@ -207,17 +205,12 @@ async function messages(
   };
 }
 
-async function countRedisConnections(url: string): Promise<number> {
-  const redis = new Redis(url);
-  try {
-    const list = String(await redis.client("LIST"));
-    return list.trim().split("\n").length - 1; // without the one that asks
-  } finally {
-    redis.disconnect();
-  }
+async function countRedisConnections(port: number): Promise<number> {
+  const list = String(await ask(port, "CLIENT", "LIST"));
+  return list.trim().split("\n").length - 1; // without the one that asks
 }
 
-async function ask(
+async function carryOut(
   load: ChildProcess,
   order: Order,
 ): Promise<PhaseResult | null> {

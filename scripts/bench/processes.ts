@@ -1,24 +1,30 @@
 // The processes a round consists of: started, watched by their own pid in /proc, and always stopped.
 import { spawn, type ChildProcess } from "node:child_process";
-import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { endChild, exitOf, tiedToUs } from "../programs.js";
+import {
+  ensureRedisBinary,
+  freePort,
+  launchRedis,
+  type RedisProcess,
+} from "../redis.js";
 
 /** A process that said that it is ready. */
 export interface Running {
-  readonly name: string;
-  readonly pid: number;
-  readonly child: ChildProcess;
+  pid: number;
+  child: ChildProcess;
   /** What its ready line said. */
-  readonly ready: RegExpExecArray;
+  ready: RegExpExecArray;
 }
 
+/** A Node process of a round. */
 export interface Program {
   name: string;
-  command: string;
+  /** Arguments of `node`: its own options, the script, the script's. */
   args: string[];
+  /** Its whole environment besides the PATH: nothing of the caller's may change what is measured. */
   env?: Record<string, string>;
   /** The line on stdout that says the process is ready. */
   ready: RegExp;
@@ -26,104 +32,87 @@ export interface Program {
   ipc?: boolean;
 }
 
+export interface RoundRedis {
+  pid: number;
+  port: number;
+  url: string;
+}
+
+/** How long a process may take to get ready. */
 const START_TIMEOUT_MS = 20_000;
 /** How long a process may take to end by itself before it is killed. */
-const STOP_TIMEOUT_MS = 10_000;
+const STOP_TIMEOUT_MS = 15_000;
+/** Characters of stderr kept for the error message of a process that ends. */
+const LAST_WORDS = 2_000;
 /** Linux counts CPU time in hundredths of a second (USER_HZ). */
 const MICROSECONDS_PER_TICK = 10_000;
 
-/** Starts processes and ends them all, in reverse order. */
+/** Starts processes, and ends all of them in the reverse order. */
 export class Processes {
-  readonly #children = new Set<ChildProcess>();
-  #directory: Promise<string> | undefined;
+  readonly #ends: (() => Promise<unknown>)[] = [];
+  #isClosed = false;
+  #stopped: Promise<void> = Promise.resolve();
 
   /** Resolves when the process is ready; rejects with its last words when it ends or stays silent instead. */
-  async start(program: Program): Promise<Running> {
-    const { name, command, args, env = {}, ready, ipc = false } = program;
-    const child = spawn(command, args, {
-      // Nothing of the caller's environment but what finds programs: the defaults are measured.
+  async startNode(program: Program): Promise<Running> {
+    const { name, args, env = {}, ready, ipc = false } = program;
+    const [command, allArgs] = await tiedToUs(process.execPath, args);
+    this.#refuseIfClosed();
+    const child = spawn(command, allArgs, {
       env: { PATH: process.env["PATH"] ?? "", ...env },
       stdio: ["ignore", "pipe", "pipe", ipc ? "ipc" : "ignore"],
     });
-    this.#children.add(child);
-    child.once("exit", () => this.#children.delete(child));
-    let output = "";
-    let lastWords = "";
-    child.stderr?.on("data", (chunk: Buffer) => {
-      lastWords = (lastWords + chunk.toString()).slice(-2_000);
+    this.#ends.push(() => endChild(child, "SIGTERM", STOP_TIMEOUT_MS));
+    const match = await readyLine(child, ready).catch((cause: unknown) => {
+      throw new Error(`${name} did not get ready: ${String(cause)}`);
     });
-    const readyLine = new Promise<RegExpExecArray>((resolve, reject) => {
-      const fail = (what: string): void => {
-        clearTimeout(timer);
-        reject(new Error(`${name} ${what}\n${lastWords || output}`));
-      };
-      const timer = setTimeout(
-        () => fail("did not get ready in time"),
-        START_TIMEOUT_MS,
-      );
-      const look = (chunk: Buffer): void => {
-        output += chunk.toString();
-        const match = ready.exec(output);
-        if (match === null) return;
-        clearTimeout(timer);
-        child.stdout?.off("data", look).resume(); // like a log collector, which reads and does no more
-        resolve(match);
-      };
-      child.stdout?.on("data", look);
-      child.once("error", (cause) => {
-        this.#children.delete(child);
-        fail(`cannot start: ${cause.message}`);
-      });
-      child.once("exit", (code, signal) => fail(`ended: ${code ?? signal}`));
-    });
-    const match = await readyLine;
     if (child.pid === undefined) throw new Error(`${name} has no pid`);
-    return { name, pid: child.pid, child, ready: match };
+    return { pid: child.pid, child, ready: match };
   }
 
-  /** A directory of this round for data files; `stop` removes it. */
-  directory(): Promise<string> {
-    this.#directory ??= mkdtemp(join(tmpdir(), "bench-"));
-    return this.#directory;
+  /** A redis-server of its own, without persistence or with an append-only file synced every second. */
+  async startRedis(appendOnly: boolean): Promise<RoundRedis> {
+    this.#refuseIfClosed();
+    const dir = await mkdtemp(join(tmpdir(), "bench-"));
+    const launch = async (): Promise<RedisProcess> =>
+      launchRedis(await ensureRedisBinary(), {
+        dir,
+        port: await freePort(),
+        args: [
+          ...["--save", ""],
+          ...["--appendonly", appendOnly ? "yes" : "no"],
+          ...["--appendfsync", "everysec"],
+        ],
+      });
+    const launched = launch();
+    this.#ends.push(async () => {
+      await launched.then(
+        ({ child }) => endChild(child),
+        () => undefined, // it did not start: startRedis says so
+      );
+      await rm(dir, { recursive: true, force: true });
+    });
+    const { pid, port } = await launched;
+    return { pid, port, url: `redis://127.0.0.1:${port}` };
   }
 
-  /** Ends everything that was started and still runs. May be called at any time, twice. */
-  async stop(): Promise<void> {
-    for (const child of [...this.#children].reverse()) {
-      const gone = once(child, "exit");
-      child.kill("SIGTERM");
-      const timer = setTimeout(() => child.kill("SIGKILL"), STOP_TIMEOUT_MS);
-      await gone;
-      clearTimeout(timer);
-    }
-    const directory = await this.#directory;
-    if (directory !== undefined) await rm(directory, { recursive: true });
-    this.#directory = undefined;
+  /** Ends everything that was started. May be called at any time, twice: the second call waits for the first. */
+  stop(): Promise<void> {
+    this.#stopped = this.#stopped.then(async () => {
+      for (const end of this.#ends.splice(0).reverse()) await end();
+    });
+    return this.#stopped;
   }
-}
 
-/** A redis-server of its own, without persistence or with an append-only file synced every second. */
-export async function startRedis(
-  processes: Processes,
-  appendOnly: boolean,
-): Promise<Running & { url: string }> {
-  const port = await freePort();
-  const directory = await processes.directory();
-  const settings: [string, string][] = [
-    ["--bind", "127.0.0.1"],
-    ["--port", String(port)],
-    ["--dir", directory],
-    ["--save", ""],
-    ["--appendonly", appendOnly ? "yes" : "no"],
-    ["--appendfsync", "everysec"],
-  ];
-  const running = await processes.start({
-    name: "redis-server",
-    command: "redis-server",
-    args: settings.flat(),
-    ready: /Ready to accept connections/,
-  });
-  return { ...running, url: `redis://127.0.0.1:${port}` };
+  /** Like stop, and nothing starts any more. */
+  close(): Promise<void> {
+    this.#isClosed = true;
+    return this.stop();
+  }
+
+  #refuseIfClosed(): void {
+    if (this.#isClosed) throw new Error("stopped");
+  }
 }
 
 /** CPU time of all threads of a process since it started, user and system. */
@@ -140,11 +129,33 @@ export async function residentBytes(pid: number): Promise<number> {
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1]) * 1_024;
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
+/** The first match in what a child writes; from then on its output is read and dropped, as by a log collector. */
+function readyLine(
+  child: ChildProcess,
+  ready: RegExp,
+): Promise<RegExpExecArray> {
+  return new Promise((resolve, reject) => {
+    let output = "";
+    let lastWords = "";
+    const timer = setTimeout(
+      () => reject(new Error(`no word in time ${output}`)),
+      START_TIMEOUT_MS,
+    );
+    child.stderr?.on("data", (chunk: Buffer) => {
+      lastWords = (lastWords + chunk.toString()).slice(-LAST_WORDS);
+    });
+    const look = (chunk: Buffer): void => {
+      output += chunk.toString();
+      const match = ready.exec(output);
+      if (match === null) return;
+      clearTimeout(timer);
+      child.stdout?.off("data", look).resume();
+      resolve(match);
+    };
+    child.stdout?.on("data", look);
+    void exitOf(child).then(({ code, signal }) => {
+      clearTimeout(timer);
+      reject(new Error(`ended with ${code ?? signal} ${lastWords || output}`));
+    });
+  });
 }

@@ -44,7 +44,7 @@ export function startSystem(
     : startBaseline(name, processes, surroundings);
 }
 
-const LISTENING = /^listening (?:127\.0\.0\.1):(\d+)$/m;
+const LISTENING = /^listening \S+:(\d+)$/m;
 /** Connections prepared at the same time. */
 const PREPARING_AT_ONCE = 16;
 
@@ -57,8 +57,8 @@ async function startBaseline(
   const env = { REDIS_URL: surroundings.redisUrl };
   const half = (role: string): Program =>
     node(`${name}-${role}`, [script, role], env, surroundings);
-  const ws = await processes.start(half("ws"));
-  const http = await processes.start(half("http"));
+  const ws = await processes.startNode(half("ws"));
+  const http = await processes.startNode(half("http"));
   return {
     http,
     ws,
@@ -93,11 +93,11 @@ async function startBridge(
   };
   const main = (role: string): string =>
     fileURLToPath(new URL(`../../${role}/main.js`, import.meta.url));
-  const ws = await processes.start(
+  const ws = await processes.startNode(
     node("bridge-ws", [main("ws-fn")], env, surroundings),
   );
   const PUBLIC_WS_URL = `ws://127.0.0.1:${portOf(ws)}/ws`;
-  const http = await processes.start(
+  const http = await processes.startNode(
     node(
       "bridge-http",
       [main("http-fn")],
@@ -176,7 +176,6 @@ function node(
         ];
   return {
     name,
-    command: process.execPath,
     args: [...profiling, ...args],
     env,
     ready: LISTENING,

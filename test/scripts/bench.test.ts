@@ -1,0 +1,132 @@
+// The bench as a smoke test: it runs, its figures are figures, and it leaves nothing behind. How fast anything is, is
+// never asserted here.
+
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+import t from "tap";
+
+import { parseOptions } from "../../scripts/bench/options.js";
+import { medianOf, page, ratios } from "../../scripts/bench/report.js";
+import type { Figures, Measured } from "../../scripts/bench/measure.js";
+import { startProcess } from "../fixtures/processes.js";
+import { until } from "../fixtures/until.js";
+
+/** More than a quick run needs on a busy machine, ms. */
+const QUICK_RUN_MS = 120_000;
+
+t.test("a quick run delivers everything and fills the table", async (t) => {
+  const dir = await mkdtemp(path.join(tmpdir(), "bench-test-"));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const json = path.join(dir, "result.json");
+  const bench = await startProcess(t, {
+    args: [
+      "dist/scripts/bench.js",
+      ...["--quick", "--only", "publish"],
+      ...["--json", json],
+    ],
+    // What the bench leaves behind would be found here.
+    env: { TMPDIR: dir },
+  });
+  await bench.waitForLine(/^publish .* exact$/, QUICK_RUN_MS);
+  t.same(await bench.exited, { code: 0, signal: null });
+
+  const result = JSON.parse(await readFile(json, "utf8")) as {
+    machine: string[];
+    rounds: { publish: Measured[] };
+    ratios: unknown[];
+  };
+  t.match(result.machine[0], /cores.*Node.*Redis/);
+  t.same(result.ratios, [], "no ratio without the systems it compares");
+  t.equal(result.rounds.publish.length, 1);
+  const [measured] = result.rounds.publish;
+  t.same(measured?.faults, []);
+  for (const [name, figure] of Object.entries(measured?.figures ?? {})) {
+    t.ok(Number.isFinite(figure), `${name} is a number`);
+  }
+  t.equal(measured?.figures.redisConnections, 2);
+  t.same(await readdir(dir), ["result.json"], "Redis' directories are gone");
+});
+
+t.test("an option that means nothing is one clear line", async (t) => {
+  const bench = await startProcess(t, {
+    args: ["dist/scripts/bench.js", "--only", "pigeon"],
+  });
+  await bench.waitForLine(/^bench: --only pigeon: unknown; choose from bridge/);
+  t.same(await bench.exited, { code: 2, signal: null });
+});
+
+t.test("a bench that is told to stop leaves nothing behind", async (t) => {
+  const dir = await mkdtemp(path.join(tmpdir(), "bench-test-"));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const bench = await startProcess(t, {
+    args: ["dist/scripts/bench.js", "--quick", "--only", "publish"],
+    env: { TMPDIR: dir },
+  });
+  const redisDir = await until(async () => (await readdir(dir))[0]);
+  bench.kill("SIGTERM");
+  t.same(await bench.exited, { code: 1, signal: null });
+  t.same(await readdir(dir), [], `${redisDir} is gone`);
+});
+
+t.test("options have defaults, and --quick smaller ones", (t) => {
+  t.match(parseOptions([]), {
+    only: ["bridge", "literal", "publish", "durable"],
+    rounds: 3,
+    messages: 20_000,
+    sockets: 1_000,
+    appendOnly: false,
+  });
+  t.match(parseOptions(["--quick", "--messages", "7"]), {
+    rounds: 1,
+    messages: 7,
+    sockets: 100,
+  });
+  t.equal(parseOptions(["--help"]), undefined);
+  t.throws(() => parseOptions(["--rounds", "0"]), /--rounds 0: a whole number/);
+  t.throws(() => parseOptions(["--fast"]), /--fast/);
+  t.end();
+});
+
+t.test("a ratio is the median of the rounds' own ratios", (t) => {
+  const rounds = new Map([
+    ["bridge" as const, [9, 20, 30].map(atRate)],
+    ["literal" as const, [10, 10, 10].map(atRate)],
+  ]);
+  t.match(ratios(rounds), [
+    { ratio: 2, rounds: [0.9, 2, 3], aim: "≥ 2", reached: true },
+    { ratio: 1, aim: "≤ 0.45", reached: false },
+  ]);
+  t.match(page(rounds), /aim ≥ 2 +reached\n.*aim ≤ 0.45 +NOT reached$/);
+  t.equal(medianOf([4, 1, 3, 2]), 2.5);
+  t.end();
+});
+
+t.test("a system that lost a message is marked", (t) => {
+  const lossy: Measured = { ...atRate(1), faults: ["loaded: 1 lost"] };
+  const text = page(new Map([["publish", [atRate(1), lossy]]]));
+  t.match(text, /^publish .* FAULTY$/m);
+  t.match(text, /^FAULTY publish: round 2, loaded: 1 lost$/m);
+  t.end();
+});
+
+function atRate(messagesPerSecond: number): Measured {
+  const figures: Figures = {
+    idleP50: 1,
+    idleP99: 1,
+    idleCpu: 1,
+    firstP50: 1,
+    firstP99: 1,
+    messagesPerSecond,
+    loadedP50: 1,
+    loadedP99: 1,
+    cpu: 1,
+    cpuHttp: 1,
+    cpuWs: 1,
+    cpuRedis: 1,
+    kilobytesPerSocket: 1,
+    redisConnections: 1,
+  };
+  return { figures, faults: [] };
+}
