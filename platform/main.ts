@@ -1,0 +1,69 @@
+// The platform's process edge: environment → settings → platform → addresses → signals.
+
+import { fileURLToPath } from "node:url";
+import { createLogger } from "../shared/logging.js";
+import { parseSettings, type Settings } from "./limits.js";
+import { boundedLines } from "./logs.js";
+import { Platform, PlatformError } from "./platform.js";
+
+/** One Ctrl-C reaches us several times: from the terminal, and passed on by npm and whatever it started. */
+const SAME_SIGNAL_MS = 1_000;
+
+const say = boundedLines(process.stdout);
+const complain = boundedLines(process.stderr);
+
+const settings = parseSettings(process.env);
+if (Array.isArray(settings)) {
+  settings.forEach(complain);
+  process.exitCode = 1;
+} else {
+  await run(settings);
+}
+
+async function run({ gatewayPort, limits, logLevel }: Settings): Promise<void> {
+  const platform = new Platform({
+    httpDirectory: fileURLToPath(new URL("../http-fn", import.meta.url)),
+    wsDirectory: fileURLToPath(new URL("../ws-fn", import.meta.url)),
+    env: process.env,
+    port: gatewayPort,
+    limits,
+    log: createLogger("platform", logLevel),
+    print: ({ functionName, instanceId, stream, line }) =>
+      (stream === "stdout" ? say : complain)(
+        `[${functionName} ${instanceId}] ${line}`,
+      ),
+  });
+
+  let stopping = false;
+  let stoppingSince = 0;
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+    process.on(signal, () => {
+      if (stopping) {
+        if (Date.now() - stoppingSince < SAME_SIGNAL_MS) return;
+        platform.kill();
+        process.exit(1);
+      }
+      stopping = true;
+      stoppingSince = Date.now();
+      complain("Stopping … (again to stop at once)");
+      void platform.close().then(() => process.exit(0));
+    });
+
+  try {
+    announce(await platform.start());
+  } catch (error) {
+    if (stopping) return;
+    complain(error instanceof PlatformError ? error.message : String(error));
+    process.exitCode = 1;
+  }
+}
+
+function announce(port: number): void {
+  const origin = `http://127.0.0.1:${port}`;
+  const key = process.env["API_KEYS"] ? ' -H "Authorization: Bearer $KEY"' : "";
+  say(`page        ${origin}/`);
+  say(`WebSocket   ws://127.0.0.1:${port}/ws`);
+  say(`push        curl${key} -d hello ${origin}/v1/broadcast`);
+  say(`watch       curl ${origin}/_platform/invocations`);
+  say(`ready ${origin}`);
+}
