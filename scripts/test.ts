@@ -20,6 +20,10 @@ const TOTAL_MS = 570_000;
 /** From asking the test run to stop until it is killed. */
 const STOP_MS = 5_000;
 const PROGRESS_MS = 500;
+/** How long the last output of a run that has ended may take to arrive. */
+const OUTPUT_MS = 2_000;
+const HIDE_CURSOR = "\u001b[?25l";
+const SHOW_CURSOR = "\u001b[?25h";
 
 interface Totals {
   passed: number;
@@ -160,9 +164,19 @@ function followProgress(output: string): { stop(): Promise<void> } {
 async function runChild(args: string[], deadline: number): Promise<number> {
   const child = spawn(process.execPath, args, {
     cwd: ROOT,
+    // tap's reporter swallows failures when it believes itself in CI, of all places.
+    env: { ...process.env, CI: "false" },
     detached: true,
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", "pipe", "inherit"],
   });
+  // It also shows and hides the cursor, which would end up in the last line.
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    process.stdout.write(
+      text.replaceAll(HIDE_CURSOR, "").replaceAll(SHOW_CURSOR, ""),
+    );
+  });
+
+  const closed = new Promise((resolve) => child.once("close", resolve));
   const { pid } = child;
   const signalGroup = (signal: NodeJS.Signals) => {
     try {
@@ -186,5 +200,8 @@ async function runChild(args: string[], deadline: number): Promise<number> {
     clearTimeout(timer);
     stopChild = undefined;
     signalGroup("SIGKILL"); // whoever is left of it
+    const late = setTimeout(() => child.stdout.destroy(), OUTPUT_MS);
+    await closed;
+    clearTimeout(late);
   }
 }
