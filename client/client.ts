@@ -661,13 +661,10 @@ function globalWebSocket(): SocketConstructor {
   return WebSocket;
 }
 
-/**
- * 1001, 1005 and 1014 besides those that the server's table names: ends of a line, not verdicts. What remains (1000,
- * 1002, 1003, 1007 to 1010, 3000 to 3999, 4500 up) would end the next socket too.
- */
+/** The rule of shared/close-codes.ts: 1000, 1008, 1009 and 4500 up would end the next socket too. */
 function mayRetry(code: number): boolean {
-  const line = [1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015];
-  return line.includes(code) || (code >= 4000 && code <= 4499);
+  if (code >= 4000) return code < 4500;
+  return ![1000, 1008, 1009].includes(code);
 }
 
 /** Statuses that say the same next time; 408, 425 and 429 ask for a retry (RFC 9110, 15.5; RFC 8470; RFC 6585). */

@@ -129,6 +129,7 @@ export interface SocketLike {
 
 /** The fields of the four events, where they apply. */
 export interface SocketEvent {
+  readonly type?: string;
   readonly data?: unknown;
   readonly code?: number;
   readonly reason?: string;

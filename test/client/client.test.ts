@@ -11,6 +11,7 @@ import {
   type Options,
   type State,
 } from "../../client/client.js";
+import { mayRetry } from "../../shared/close-codes.js";
 import {
   FakeClock,
   FakeSocket,
@@ -538,7 +539,7 @@ t.test("after an end that may be retried", async (t) => {
 
 t.test("an end for good", async (t) => {
   t.test("is not followed by another socket", async (t) => {
-    for (const code of [1000, 1002, 1008, 1009, 3000, 4500, 4501, 4509, 4510]) {
+    for (const code of [1000, 1008, 1009, 4500, 4501, 4503, 4509, 4510]) {
       const { bridge, last, clock, sockets, errors, states } = start(t);
       last().open().say(welcome()).end(code, "because");
       clock.advance(1_000_000);
@@ -548,6 +549,14 @@ t.test("an end for good", async (t) => {
       ]);
       t.same(states, ["open", "closed"]);
       t.equal(bridge.state, "closed");
+    }
+  });
+
+  t.test("is the same to the client as to the server", async (t) => {
+    for (let code = 1000; code < 5000; code += 1) {
+      const { bridge, last } = start(t, { onError: () => undefined });
+      last().open().say(welcome()).end(code);
+      if ((bridge.state === "resuming") !== mayRetry(code)) t.fail(`${code}`);
     }
   });
 
