@@ -3,15 +3,16 @@
 // `npm test -- test/x.test.ts` runs only the files named, without the check step.
 
 import { spawn } from "node:child_process";
-import { createReadStream, readdirSync } from "node:fs";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { constants, tmpdir } from "node:os";
+import { readdirSync } from "node:fs";
+import { constants } from "node:os";
 import path from "node:path";
+import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 import { ensureChromium } from "./chromium.js";
 import { exitOf, SetupError } from "./programs.js";
 import { ensureRedisBinary } from "./redis.js";
+import { TapOutput, type Totals } from "./tap-output.js";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 
@@ -19,17 +20,8 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const TOTAL_MS = 570_000;
 /** From asking the test run to stop until it is killed. */
 const STOP_MS = 5_000;
-const PROGRESS_MS = 500;
 /** How long the last output of a run that has ended may take to arrive. */
 const OUTPUT_MS = 2_000;
-const HIDE_CURSOR = "\u001b[?25l";
-const SHOW_CURSOR = "\u001b[?25h";
-
-interface Totals {
-  passed: number;
-  failed: number;
-  skipped: number;
-}
 
 let stoppedBy: NodeJS.Signals | undefined;
 let stopChild: ((signal: NodeJS.Signals) => void) | undefined;
@@ -64,7 +56,11 @@ async function run(named: string[]): Promise<void> {
   }
   const deadline = Date.now() + TOTAL_MS;
   if (named.length === 0 && !stoppedBy) {
-    const code = await runChild(["scripts/bootstrap.mjs", "check"], deadline);
+    const code = await runChild(
+      ["scripts/bootstrap.mjs", "check"],
+      deadline,
+      console.log,
+    );
     if (code === 0) totals.passed += 1;
     else totals.failed += 1;
   }
@@ -81,45 +77,25 @@ function testFiles(): string[] {
 }
 
 async function runTap(files: string[], deadline: number): Promise<Totals> {
-  const dir = await mkdtemp(path.join(tmpdir(), "bridge-tap-"));
-  const output = path.join(dir, "all.tap");
-  const progress = followProgress(output);
-  try {
-    // Jobs, timeout and coverage are set in package.json, for runs without this script too.
-    const tap = ["node_modules/tap/dist/esm/run.mjs", "run"];
-    const options = ["--reporter=min", `--output-file=${output}`];
-    const code = await runChild([...tap, ...options, ...files], deadline);
-    await progress.stop();
-    const result = parseTotals(await readFile(output, "utf8").catch(() => ""));
-    if (!result) {
-      console.error(`tap ended with exit code ${code} and without totals.`);
-      return { passed: 0, failed: 1, skipped: 0 };
-    }
-    if (result.passed + result.failed + result.skipped === 0) {
-      console.error("No test ran.");
-      result.failed = 1;
-    } else if (code !== 0 && result.failed === 0) {
-      console.error(`tap ended with exit code ${code}.`);
-      result.failed = 1;
-    }
-    return result;
-  } finally {
-    await progress.stop();
-    await rm(dir, { recursive: true, force: true });
+  const output = new TapOutput((line) => console.log(line));
+  // Jobs, timeout and coverage are set in package.json, for runs without this script too.
+  const tap = ["node_modules/tap/dist/esm/run.mjs", "run", "--reporter=tap"];
+  const code = await runChild([...tap, ...files], deadline, (line) => {
+    output.line(line);
+  });
+  const result = output.totals;
+  if (!result) {
+    console.error(`tap ended with exit code ${code} and without totals.`);
+    return { passed: 0, failed: 1, skipped: 0 };
   }
-}
-
-/** tap ends its output with `# { total: 7, pass: 3, fail: 3, skip: 1 }`, without what is zero. */
-function parseTotals(output: string): Totals | undefined {
-  const line = /^# \{ total: [^}]*\}/m.exec(output)?.[0];
-  if (line === undefined) return undefined;
-  const count = (word: string) =>
-    Number(new RegExp(`\\b${word}: (\\d+)`).exec(line)?.[1] ?? 0);
-  return {
-    passed: count("pass"),
-    failed: count("fail"),
-    skipped: count("skip") + count("todo"),
-  };
+  if (result.passed + result.failed + result.skipped === 0) {
+    console.error("No test ran.");
+    result.failed = 1;
+  } else if (code !== 0 && result.failed === 0) {
+    console.error(`tap ended with exit code ${code}.`);
+    result.failed = 1;
+  }
+  return result;
 }
 
 function add(more: Totals): void {
@@ -128,54 +104,18 @@ function add(more: Totals): void {
   totals.skipped += more.skipped;
 }
 
-/** Prints one line per finished test file: the reporter itself speaks only of failures, and ten minutes are long. */
-function followProgress(output: string): { stop(): Promise<void> } {
-  let position = 0;
-  let rest = "";
-  let isReading = Promise.resolve();
-  const read = async () => {
-    try {
-      const chunks = createReadStream(output, { start: position });
-      for await (const chunk of chunks as AsyncIterable<Buffer>) {
-        position += chunk.length;
-        const lines = (rest + chunk.toString("utf8")).split("\n");
-        rest = lines.pop() ?? "";
-        for (const line of lines) {
-          const done = /^(ok|not ok) \d+ - (.+) # time=([\d.]+m?s)/.exec(line);
-          if (done) console.log(`${done[1]}  ${done[2]}  ${done[3]}`);
-        }
-      }
-    } catch {
-      // Not there yet.
-    }
-  };
-  const next = () => (isReading = isReading.then(read));
-  const timer = setInterval(() => void next(), PROGRESS_MS);
-  let stopped: Promise<void> | undefined;
-  return {
-    stop: () => {
-      clearInterval(timer);
-      return (stopped ??= next());
-    },
-  };
-}
-
 /** Runs `node …args` in a process group of its own, so that the whole group can be ended at the deadline. */
-async function runChild(args: string[], deadline: number): Promise<number> {
+async function runChild(
+  args: string[],
+  deadline: number,
+  onLine: (line: string) => void,
+): Promise<number> {
   const child = spawn(process.execPath, args, {
     cwd: ROOT,
-    // tap's reporter swallows failures when it believes itself in CI, of all places.
-    env: { ...process.env, CI: "false" },
     detached: true,
     stdio: ["ignore", "pipe", "inherit"],
   });
-  // It also shows and hides the cursor, which would end up in the last line.
-  child.stdout.setEncoding("utf8").on("data", (text: string) => {
-    process.stdout.write(
-      text.replaceAll(HIDE_CURSOR, "").replaceAll(SHOW_CURSOR, ""),
-    );
-  });
-
+  createInterface({ input: child.stdout }).on("line", onLine);
   const closed = new Promise((resolve) => child.once("close", resolve));
   const { pid } = child;
   const signalGroup = (signal: NodeJS.Signals) => {
