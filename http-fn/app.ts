@@ -1,0 +1,300 @@
+/** The HTTP function as a fastify app: every route of openapi.yaml that is ours, and the one error shape. No listening. */
+import { STATUS_CODES, type IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
+import {
+  fastify,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from "fastify";
+import type { ApiKey } from "../shared/config.js";
+import { BridgeError, toProblem } from "../shared/errors.js";
+import type { Logger } from "../shared/logging.js";
+import { answer, answerProblem, toBridgeError } from "./answer.js";
+import { BODY_BYTES_MAX } from "./body.js";
+import type { Bridge } from "./bridge.js";
+import {
+  closeConnection,
+  inspectConnection,
+  listConnections,
+  prepareConnection,
+} from "./connections.js";
+import {
+  METHODS,
+  type Contract,
+  type OperationId,
+  type ParametersOf,
+} from "./contract.js";
+import { createGate } from "./credentials.js";
+import { renderDocs } from "./docs.js";
+import { createLiveRequests } from "./live-requests.js";
+import { followReceipt, readReceipt, recallMessage } from "./messages.js";
+import { pushToConnection } from "./push.js";
+
+/** A file served as it is. */
+export interface Asset {
+  contentType: string;
+  text: string;
+}
+
+export interface AppDeps {
+  bridge: Bridge;
+  contract: Contract;
+  logger: Pick<Logger, "debug" | "info" | "error">;
+  apiKeys: readonly ApiKey[];
+  allowedOrigins: readonly string[];
+  publicWsUrl: string;
+  ttlDefaultSeconds: number;
+  /** What stands at `/`, `/page.js` and `/client.js`; those left out answer 404. */
+  assets?: Partial<Record<"page" | "pageScript" | "clientScript", Asset>>;
+  /** Checks every answer against openapi.yaml and answers 500 when it is not so. Default off; on in tests. */
+  checkAnswers?: boolean;
+  /** Limits that tests shorten. */
+  timeouts?: Partial<typeof TIMEOUTS>;
+}
+
+/** How slow a caller may be, milliseconds. Waiting for an answer is not limited by these. */
+export const TIMEOUTS = {
+  /** Request line and headers: a client sends them in one packet; slowloris does not. */
+  headersMs: 5_000,
+  /** The whole request: 256 KB in 10 s is 26 KB/s. fastify's own default is never. */
+  requestMs: 10_000,
+  /** How often the two are looked at. */
+  checkMs: 1_000,
+  /** Idle keep-alive: longer than the 60 s of usual gateways, so that it is they who hang up. */
+  keepAliveMs: 72_000,
+};
+
+/** Bytes of request line and headers together. */
+const HEADER_BYTES_MAX = 8_192;
+
+/** Longest path segment that is looked at, characters; IDs are much shorter. */
+const PATH_PARAM_MAX = 256;
+
+type Handler<Id extends OperationId> = (
+  request: FastifyRequest,
+  reply: FastifyReply,
+  parameters: ParametersOf<Id>,
+  apiKeyName: string,
+) => unknown;
+
+/** Builds the app; `close()` ends waits and streams first. */
+export function buildApp(deps: AppDeps): FastifyInstance {
+  const { bridge, contract, logger } = deps;
+  const timeouts = { ...TIMEOUTS, ...deps.timeouts };
+  const gate = createGate(deps);
+  const live = createLiveRequests();
+  const app = fastify({
+    logger: false,
+    genReqId: requestIds(),
+    bodyLimit: BODY_BYTES_MAX,
+    requestTimeout: timeouts.requestMs,
+    keepAliveTimeout: timeouts.keepAliveMs,
+    http: {
+      headersTimeout: timeouts.headersMs,
+      connectionsCheckingInterval: timeouts.checkMs,
+      maxHeaderSize: HEADER_BYTES_MAX,
+    },
+    routerOptions: { maxParamLength: PATH_PARAM_MAX },
+    // Requests that come while the function closes are still served; the listener is gone anyway.
+    return503OnClosing: false,
+    frameworkErrors: (error, request, reply) =>
+      void fail(error, request, reply),
+    clientErrorHandler: refuse,
+  });
+
+  // Handlers read the body themselves, so that nobody's bytes are read before the credentials are checked.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser(
+    "*",
+    (_request: FastifyRequest, _payload: IncomingMessage, done) => {
+      done(null);
+    },
+  );
+
+  function fail(
+    error: unknown,
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): FastifyReply {
+    const known = toBridgeError(error);
+    const line = {
+      requestId: request.id,
+      method: request.method,
+      route: request.routeOptions.url ?? "(none)",
+      status: known.status,
+      code: known.code,
+    };
+    if (known.status < 500) logger.info(line, "request refused");
+    else logger.error({ ...line, err: known.cause ?? known }, "request failed");
+    return answerProblem(known, request, reply);
+  }
+  app.setErrorHandler(fail);
+
+  /** Routes an operation of openapi.yaml: credentials, parameters, then the handler. */
+  function serve<Id extends OperationId>(id: Id, handle: Handler<Id>): void {
+    const { method, path, scope, parameters } = contract.operation(id);
+    app.route({
+      method,
+      url: path.replaceAll(/\{(\w+)\}/g, ":$1"),
+      // HEAD of a stream would last as long as the stream.
+      exposeHeadRoute: method === "GET" && id !== "followReceipt",
+      handler(request, reply) {
+        const apiKeyName = gate(request.headers, scope);
+        return handle(
+          request,
+          reply,
+          parameters(request.raw, request.query),
+          apiKeyName,
+        );
+      },
+    });
+  }
+
+  serve("pushToConnection", pushToConnection({ ...deps, live }));
+  serve("readReceipt", readReceipt(bridge));
+  serve("recallMessage", recallMessage(bridge));
+  serve("followReceipt", followReceipt({ bridge, live }));
+  serve(
+    "prepareConnection",
+    prepareConnection({
+      ...deps,
+      operation: contract.operation("prepareConnection"),
+    }),
+  );
+  serve("listConnections", listConnections(bridge));
+  serve("inspectConnection", inspectConnection(bridge));
+  serve("closeConnection", closeConnection(bridge));
+
+  serve("health", (request, reply) =>
+    answer(request, reply, 200, { status: "ok" }),
+  );
+  serve("readiness", async (request, reply) => {
+    await bridge.ready();
+    return answer(request, reply, 200, { status: "ready" });
+  });
+  const once = (id: OperationId, contentType: string, render: () => string) => {
+    let text: string | undefined;
+    serve(id, (_request, reply) => {
+      text ??= render();
+      return reply
+        .headers({ ...STATIC_HEADERS, "content-type": contentType })
+        .send(text);
+    });
+  };
+  once("openapiYaml", "application/yaml; charset=utf-8", () => contract.yaml);
+  once("openapiJson", "application/json; charset=utf-8", () =>
+    JSON.stringify(contract.document),
+  );
+  once("docs", "text/html; charset=utf-8", () => renderDocs(contract));
+  for (const id of ["page", "pageScript", "clientScript"] as const) {
+    const asset = deps.assets?.[id];
+    if (asset !== undefined) once(id, asset.contentType, () => asset.text);
+  }
+
+  const methodsAt = routedMethods(app, contract);
+  app.setNotFoundHandler((request) => {
+    gate(request.headers, undefined);
+    const allow = methodsAt(request.url);
+    if (allow === undefined)
+      throw new BridgeError("not_found", {
+        hint: "/docs lists what there is.",
+      });
+    throw new BridgeError("method_not_allowed", { allow });
+  });
+
+  app.addHook("preClose", (done) => {
+    live.close();
+    done();
+  });
+  if (deps.checkAnswers) checkAnswers(app, contract);
+  if ("isLevelEnabled" in logger && (logger as Logger).isLevelEnabled("debug"))
+    app.addHook("onResponse", (request, reply, done) => {
+      const { id: requestId, method } = request;
+      const route = request.routeOptions.url ?? "(none)";
+      if (reply.statusCode < 400)
+        logger.debug(
+          { requestId, method, route, status: reply.statusCode },
+          "request served",
+        );
+      done();
+    });
+  return app;
+}
+
+/** On every page: nothing from elsewhere, not inside a foreign frame, the type as it is said. */
+const STATIC_HEADERS = {
+  "content-security-policy":
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+  "cache-control": "no-cache",
+};
+
+/** The platform's request ID where there is one, so that both logs tell the same story; else one of our own. */
+function requestIds(): (raw: IncomingMessage) => string {
+  const start = Date.now().toString(36);
+  let count = 0;
+  return (raw) => {
+    const given = raw.headers["x-scf-request-id"];
+    return typeof given === "string" && /^[\w-]{1,64}$/.test(given)
+      ? given
+      : `${start}-${(count++).toString(36)}`;
+  };
+}
+
+/** For a URL the `Allow` of its path; undefined when no path of ours matches. */
+function routedMethods(app: FastifyInstance, { document }: Contract) {
+  const paths = Object.keys(document.paths).flatMap((path) => {
+    const url = path.replaceAll(/\{(\w+)\}/g, ":$1");
+    const allow = METHODS.map((method) => method.toUpperCase()).filter(
+      (method) => app.hasRoute({ method: method as "GET", url }),
+    );
+    const pattern = new RegExp(
+      `^${path.replaceAll(".", "\\.").replaceAll(/\{\w+\}/g, "[^/]+")}$`,
+    );
+    return allow.length > 0 ? [{ pattern, allow: allow.join(", ") }] : [];
+  });
+  return (url: string): string | undefined => {
+    const path = url.split("?", 1)[0] ?? "";
+    return paths.find(({ pattern }) => pattern.test(path))?.allow;
+  };
+}
+
+/** What Node's parser refuses never becomes a request, so it is answered on the bare socket. */
+function refuse(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === "ECONNRESET" || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const problem = toProblem(
+    new BridgeError(
+      error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? "request_timeout"
+        : error.code === "HPE_HEADER_OVERFLOW"
+          ? "headers_too_large"
+          : "bad_request",
+    ),
+  );
+  const body = JSON.stringify(problem);
+  socket.end(
+    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status] ?? "Error"}\r\nConnection: close\r\n` +
+      `Content-Type: application/problem+json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    () => socket.destroy(),
+  );
+}
+
+function checkAnswers(app: FastifyInstance, contract: Contract): void {
+  app.addHook("onSend", (request, reply, payload, done) => {
+    const type = reply.getHeader("content-type");
+    const mistakes = contract.checkAnswer({
+      method: request.method,
+      path: request.routeOptions.url?.replaceAll(/:(\w+)/g, "{$1}"),
+      status: reply.statusCode,
+      contentType: typeof type === "string" ? type : undefined,
+      body: typeof payload === "string" ? payload : "",
+    });
+    if (mistakes.length > 0)
+      done(new Error(`answer breaks openapi.yaml: ${mistakes.join("; ")}`));
+    else done();
+  });
+}

@@ -1,0 +1,76 @@
+/**
+ * What http-fn asks of the rest of the bridge. The form on Redis is in `shared`, the one in memory in the tests.
+ * Everything is in the shapes of openapi.yaml; every refusal is a thrown `BridgeError`.
+ */
+import type {
+  Accepted,
+  Connection,
+  ConnectionState,
+  PrepareRequest,
+  Receipt,
+} from "../shared/api.js";
+
+export interface Bridge {
+  prepare(
+    input: PrepareRequest,
+  ): Promise<{ connectionId: string; token: string; expiresAt: string }>;
+  /** Throws connection_not_found, connection_ended, log_full, idempotency_…, redis_unavailable, outcome_unknown. */
+  push(push: Push): Promise<Pushed>;
+  /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
+  settle(push: Push, answer: StoredAnswer): Promise<void>;
+  /** Throws message_not_found. */
+  receipt(messageId: string): Promise<Receipt>;
+  /** First the current receipt, then each change; ends after a final one and when the signal aborts. */
+  follow(messageId: string, signal: AbortSignal): AsyncGenerator<Receipt>;
+  /** Throws message_not_found, already_sent, already_final, may_have_been_delivered. */
+  recall(messageId: string): Promise<Receipt>;
+  /** Throws connection_not_found, connection_ended. */
+  inspect(connectionId: string): Promise<Connection>;
+  list(query: ListQuery): Promise<{ items: Connection[]; next: string | null }>;
+  /** Throws connection_not_found, connection_ended. */
+  close(
+    connectionId: string,
+    close: { code: number; reason: string },
+  ): Promise<Connection>;
+  /** Throws redis_unavailable. */
+  ready(): Promise<void>;
+}
+
+export interface Push {
+  connectionId: string;
+  body: Buffer;
+  contentType: string;
+  binary: boolean;
+  ttlSeconds: number;
+  topic?: string;
+  /** Milliseconds since 1970; absent means now. */
+  dueAtMs?: number;
+  idempotency?: {
+    /** Hash of API key name, target and key. */
+    key: string;
+    fingerprint: string;
+  };
+  /** Milliseconds the answer will wait for the final state; `settle` follows. */
+  waitMs?: number;
+}
+
+export interface Pushed {
+  messageId: string;
+  accepted: Accepted;
+  /** A replay: the stored answer, or true for the 202 with `accepted` again. */
+  replayed?: StoredAnswer | true;
+}
+
+/** An answer as it went out; `body` is JSON. */
+export interface StoredAnswer {
+  status: number;
+  body: string;
+}
+
+export interface ListQuery {
+  userId?: string;
+  group?: string;
+  state?: ConnectionState;
+  limit: number;
+  cursor?: string;
+}

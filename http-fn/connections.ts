@@ -1,0 +1,119 @@
+/** Connections as the backend sees them: prepare, list, inspect, close. */
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { PrepareRequest } from "../shared/api.js";
+import { CLOSE_BY_BACKEND, CLOSE_CODES } from "../shared/close-codes.js";
+import { BridgeError } from "../shared/errors.js";
+import { isConnectionId } from "../shared/ids.js";
+import { answer } from "./answer.js";
+import { checkBody, checkEncoding, parseJson, readBody } from "./body.js";
+import type { Bridge, ListQuery } from "./bridge.js";
+import {
+  invalidParameter,
+  type Operation,
+  type ParametersOf,
+} from "./contract.js";
+
+/** Connections in one answer when the query does not say. */
+const LIST_LIMIT_DEFAULT = 100;
+
+/** Bytes of a close reason (RFC 6455, section 5.5). */
+const CLOSE_REASON_BYTES_MAX = 123;
+
+export interface PrepareDeps {
+  bridge: Pick<Bridge, "prepare">;
+  operation: Pick<Operation, "body">;
+  /** What `url` begins with; "" takes it from the request's `Host`. */
+  publicWsUrl: string;
+}
+
+export function prepareConnection({
+  bridge,
+  operation,
+  publicWsUrl,
+}: PrepareDeps) {
+  return async (request: FastifyRequest, reply: FastifyReply) => {
+    checkEncoding(request.headers["content-encoding"]);
+    const body = await readBody(request.raw);
+    checkBody(body, { contentType: "", binary: false, json: false });
+    const input = body.length === 0 ? {} : parseJson(body);
+    operation.body(input);
+    const { connectionId, token, expiresAt } = await bridge.prepare(
+      input as PrepareRequest,
+    );
+    const url = `${wsUrl(publicWsUrl, request)}?token=${token}`;
+    reply
+      .header("location", `/v1/connections/${connectionId}`)
+      .header("cache-control", "no-store");
+    return answer(request, reply, 201, { connectionId, token, url, expiresAt });
+  };
+}
+
+/** The WebSocket address: as configured (with `/ws` when it names no path), else the host the caller asked. */
+function wsUrl(configured: string, request: FastifyRequest): string {
+  if (configured !== "")
+    return new URL(configured).pathname === "/"
+      ? `${configured}/ws`
+      : configured;
+  const secure = request.headers["x-forwarded-proto"] === "https";
+  return `${secure ? "wss" : "ws"}://${request.headers.host ?? "localhost"}/ws`;
+}
+
+export function listConnections(bridge: Pick<Bridge, "list">) {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { user, group, state, limit, cursor }: ParametersOf<"listConnections">,
+  ) => {
+    const query: ListQuery = { limit: limit ?? LIST_LIMIT_DEFAULT };
+    if (user !== undefined) query.userId = user;
+    if (group !== undefined) query.group = group;
+    if (state !== undefined) query.state = state;
+    if (cursor !== undefined) query.cursor = cursor;
+    reply.header("cache-control", "no-store");
+    return answer(request, reply, 200, await bridge.list(query));
+  };
+}
+
+export function inspectConnection(bridge: Pick<Bridge, "inspect">) {
+  return async (request: FastifyRequest, reply: FastifyReply) => {
+    reply.header("cache-control", "no-store");
+    return answer(
+      request,
+      reply,
+      200,
+      await bridge.inspect(connectionIdOf(request)),
+    );
+  };
+}
+
+export function closeConnection(bridge: Pick<Bridge, "close">) {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { code, reason }: ParametersOf<"closeConnection">,
+  ) => {
+    const bytes = reason === undefined ? 0 : Buffer.byteLength(reason);
+    if (bytes > CLOSE_REASON_BYTES_MAX)
+      throw invalidParameter("/query/reason", "has too many bytes", {
+        limit: CLOSE_REASON_BYTES_MAX,
+        actual: bytes,
+      });
+    const close = {
+      code: code ?? CLOSE_BY_BACKEND,
+      reason: reason ?? CLOSE_CODES[CLOSE_BY_BACKEND].reason,
+    };
+    return answer(
+      request,
+      reply,
+      200,
+      await bridge.close(connectionIdOf(request), close),
+    );
+  };
+}
+
+function connectionIdOf(request: FastifyRequest): string {
+  const { connectionId } = request.params as { connectionId: string };
+  if (!isConnectionId(connectionId))
+    throw new BridgeError("connection_not_found");
+  return connectionId;
+}

@@ -1,0 +1,96 @@
+/** The process edge of the HTTP function: environment, configuration, app, listening, signals. */
+import { readFileSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import {
+  ConfigError,
+  parseConfig,
+  printConfig,
+  type Config,
+} from "../shared/config.js";
+import { createLogger } from "../shared/logging.js";
+import { runShutdown } from "../shared/shutdown.js";
+import { buildApp, type Asset } from "./app.js";
+import { parseContract } from "./contract.js";
+import { openBridge } from "./redis-bridge.js";
+
+/** How long an orderly end may take, milliseconds; requests in flight answer well within it. */
+const SHUTDOWN_MS_MAX = 5_000;
+
+function readConfig(): Config {
+  if (process.argv.includes("--print-config")) {
+    console.log(printConfig(process.env));
+    process.exit(0);
+  }
+  return parseConfig(process.env);
+}
+
+/** The client library stands in the build; without a build there is none to serve. */
+function clientScript(): { clientScript: Asset } | undefined {
+  try {
+    const text = readFileSync(
+      new URL("../client/client.js", import.meta.url),
+      "utf8",
+    );
+    return {
+      clientScript: { contentType: "text/javascript; charset=utf-8", text },
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** openapi.yaml stands beside `dist`. */
+const contractText = () =>
+  readFileSync(new URL("../../openapi.yaml", import.meta.url), "utf8");
+
+async function start(config: Config): Promise<void> {
+  const logger = createLogger("http-fn", config.logLevel);
+  const { bridge, close } = openBridge(config, logger);
+  const app = buildApp({
+    ...config,
+    bridge,
+    logger,
+    contract: parseContract(contractText()),
+    assets: { ...clientScript() },
+  });
+
+  let stopping = false;
+  const stop = async (): Promise<void> => {
+    if (stopping) return;
+    stopping = true;
+    const clean = await runShutdown(
+      [
+        { name: "http", run: () => app.close() },
+        { name: "bridge", run: close },
+      ],
+      SHUTDOWN_MS_MAX,
+      logger,
+    );
+    process.exit(clean ? 0 : 1);
+  };
+  process.on("SIGTERM", () => void stop());
+  process.on("SIGINT", () => void stop());
+  if (config.local) process.stdin.on("end", () => void stop()).resume();
+
+  try {
+    await app.listen({ host: config.host, port: config.port });
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  const { address, family, port } = app.server.address() as AddressInfo;
+  console.log(
+    `listening ${family === "IPv6" ? `[${address}]` : address}:${port}`,
+  );
+}
+
+try {
+  await start(readConfig());
+} catch (error) {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (error instanceof ConfigError) console.error(error.lines.join("\n"));
+  else if (code === "EADDRINUSE")
+    console.error("The port is taken; PORT names another one, 0 a free one.");
+  else console.error(message);
+  process.exit(1);
+}
