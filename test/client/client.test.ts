@@ -673,6 +673,19 @@ t.test("drain", async (t) => {
     t.same(old.closes, []);
   });
 
+  t.test("the old socket's silence does not harm the new one", async (t) => {
+    const { last, clock, sockets, states } = start(t);
+    const beats = { heartbeatMs: 1_000 };
+    last().open().say(welcome(beats));
+    last().say({ type: "drain", reconnectAfterMs: 2_000 });
+    clock.advance(2_000);
+    last().open().say(resumed(beats));
+    clock.advance(2_400);
+    t.equal(sockets.length, 2);
+    t.same(sockets[0]?.closes, [[1000]]);
+    t.equal(states.at(-1), "open");
+  });
+
   t.test("close() in the middle ends both sockets with 1000", async (t) => {
     const { bridge, old, last } = drained(t);
     const closed = bridge.close();

@@ -1,0 +1,155 @@
+/** `npm run listen` and `npm run push`, as built: what they print where, and how they end. */
+
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import t, { type Test } from "tap";
+import { WebSocketServer } from "ws";
+import { startProcess } from "../fixtures/processes.js";
+import { startScriptedBridge } from "../fixtures/scripted-bridge.js";
+import { until } from "../fixtures/until.js";
+
+const listen = (t: Test, ...args: string[]) =>
+  startProcess(t, { args: ["dist/scripts/listen.js", ...args] });
+
+t.test("listen", async (t) => {
+  t.test("prints its address, then each message on a line", async (t) => {
+    const server = await startScriptedBridge(t);
+    server.push("waited for you");
+    const listener = await listen(t, "--url", server.url);
+    await listener.waitForLine(/^waited for you$/);
+    server.push("two\nlines\u001b[31m");
+    server.push(Uint8Array.of(0, 255));
+    await listener.waitForLine(/^\[2 bytes as base64\] AP8=$/);
+    const { origin } = new URL(server.url.replace("ws:", "http:"));
+    t.strictSame(
+      listener.logs.filter((line) => !line.startsWith("push with: ")),
+      [
+        "c_scripted",
+        "waited for you",
+        String.raw`two\nlines\u001b[31m`,
+        "[2 bytes as base64] AP8=",
+      ],
+    );
+    t.ok(
+      listener.logs.includes(
+        `push with: curl -d hello ${origin}/v1/connections/c_scripted/messages`,
+      ),
+    );
+    listener.kill("SIGINT");
+    t.match(await listener.exited, { code: 0 });
+    await until(() => server.closes.length === 1);
+    t.same(server.closes, [1000]);
+  });
+
+  t.test("goes on after a cut", async (t) => {
+    const server = await startScriptedBridge(t);
+    const listener = await listen(t, "--url", server.url);
+    await listener.waitForLine(/^c_scripted$/);
+    server.cut();
+    server.push("still there");
+    await listener.waitForLine(/^still there$/);
+  });
+
+  t.test("says in one line why it was refused", async (t) => {
+    const server = await startScriptedBridge(t);
+    server.refusal = {
+      status: 401,
+      problem: { code: "unauthorized", detail: "no token" },
+    };
+    const listener = await listen(t, "--url", server.url);
+    t.match(await listener.exited, { code: 1 });
+    t.same(listener.logs, [
+      "the server refused: status 401: unauthorized, no token",
+    ]);
+  });
+
+  t.test("--raw takes every frame as it is", async (t) => {
+    const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+    t.teardown(() => server.close());
+    await once(server, "listening");
+    let closeCode = 0;
+    server.on("connection", (socket, request) => {
+      t.equal(request.headers["sec-websocket-protocol"], undefined);
+      t.equal(request.headers.authorization, "Bearer a.b.c");
+      socket.on("close", (code) => (closeCode = code));
+      socket.send('{"type":"welcome","connectionId":"c_raw"}');
+      socket.send("plain");
+      socket.send(Uint8Array.of(1, 2, 3));
+    });
+    const { port } = server.address() as AddressInfo;
+    const url = `ws://127.0.0.1:${port}/ws`;
+    const listener = await listen(t, "--raw", "--url", url, "--token", "a.b.c");
+    await listener.waitForLine(/AQID/);
+    t.same(
+      listener.logs.filter((line) => !line.startsWith("push with: ")),
+      ["c_raw", "plain", "[3 bytes as base64] AQID"],
+    );
+    listener.kill("SIGINT");
+    t.match(await listener.exited, { code: 0 });
+    await until(() => closeCode === 1000);
+  });
+});
+
+t.test("push", async (t) => {
+  const requests: object[] = [];
+  let answer: [number, string] = [202, '{"id":"m_1"}\n'];
+  const server = createServer((request, response) => {
+    void request.toArray().then((chunks) => {
+      const { method, url, headers } = request;
+      const body = Buffer.concat(chunks as Buffer[]).toString();
+      requests.push({ method, url, headers, body });
+      response.writeHead(answer[0]).end(answer[1]);
+    });
+  }).listen(0, "127.0.0.1");
+  t.teardown(() => server.close());
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const push = (t: Test, ...args: string[]) =>
+    startProcess(t, {
+      args: ["dist/scripts/push.js", ...args],
+      env: {
+        BRIDGE_HTTP_URL: `http://127.0.0.1:${port}`,
+        BRIDGE_API_KEY: "secret",
+      },
+    });
+
+  t.test("sends the text and prints the answer", async (t) => {
+    const pusher = await push(t, "c_1", "hello", "world", "--wait", "5");
+    t.match(await pusher.exited, { code: 0 });
+    t.same(pusher.logs, ['{"id":"m_1"}']);
+    t.match(requests, [
+      {
+        method: "POST",
+        url: "/v1/connections/c_1/messages",
+        headers: {
+          "content-type": "text/plain",
+          prefer: "wait=5",
+          authorization: "Bearer secret",
+        },
+        body: "hello world",
+      },
+    ]);
+  });
+
+  t.test("says a problem in one line and ends with 1", async (t) => {
+    answer = [404, '{"code":"not_found","detail":"No such connection."}'];
+    const pusher = await push(t, "c_2", "hello");
+    t.match(await pusher.exited, { code: 1 });
+    t.same(pusher.logs, ["not_found: No such connection."]);
+  });
+
+  t.test("says when nobody is there", async (t) => {
+    const gone = createServer().listen(0, "127.0.0.1");
+    await once(gone, "listening");
+    const { port } = gone.address() as AddressInfo;
+    gone.close();
+    const pusher = await startProcess(t, {
+      args: ["dist/scripts/push.js", "c_1", "hello"],
+      env: { BRIDGE_HTTP_URL: `http://127.0.0.1:${port}` },
+    });
+    t.match(await pusher.exited, { code: 1 });
+    t.match(pusher.logs, [/ECONNREFUSED/]);
+    t.equal(pusher.logs.length, 1);
+  });
+});
