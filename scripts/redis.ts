@@ -168,7 +168,7 @@ export async function startRedis(options: {
       dir,
       port,
       ownGroup: true,
-      args: ["--appendonly", "yes", "--appendfsync", "everysec"],
+      args: ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""],
     });
     writeFileSync(portFile, String(port));
     let stopping: Promise<void> | undefined;
