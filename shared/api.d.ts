@@ -1106,7 +1106,7 @@ export interface operations {
         parameters: {
             query?: {
                 /** @description The close code the client sees. 1000, 1008, 1011 to 1013, or 4000 to 4999. */
-                code?: number | unknown | (1000 | 1008 | 1011 | 1012 | 1013);
+                code?: number | (1000 | 1008 | 1011 | 1012 | 1013);
                 /** @description The close reason the client sees, at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
                 reason?: string;
             };

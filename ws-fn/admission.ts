@@ -1,0 +1,102 @@
+/** Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. */
+import { BridgeError } from "../shared/errors.js";
+import type { Logger } from "../shared/logging.js";
+import type { Registry } from "../shared/registry.js";
+import type { TokenClaims, Tokens } from "../shared/tokens.js";
+import { bridgeSpeaker } from "./bridge-v1.js";
+import type { Admitted } from "./connection.js";
+import type { Asked } from "./handshake.js";
+import { Lease, type Pulse } from "./lease.js";
+import { rawSpeaker } from "./raw.js";
+
+export interface AdmissionDeps {
+  instance: string;
+  registry: Registry;
+  tokens: Tokens;
+  pulse: Pulse;
+  logger: Logger;
+  config: { leaseMs: number; allowAnonymous: boolean };
+}
+
+const anonymous: TokenClaims = {
+  connectionId: undefined,
+  userId: "",
+  groups: [],
+  permissions: [],
+  resume: false,
+  expiresAtMs: undefined,
+};
+
+async function identify(
+  deps: AdmissionDeps,
+  asked: Asked,
+): Promise<TokenClaims> {
+  const token = asked.resume?.token ?? asked.token;
+  if (token === undefined) {
+    if (deps.config.allowAnonymous) return anonymous;
+    throw new BridgeError("token_invalid", {
+      detail: "a token is needed",
+      hint: "POST /v1/connections gives one; send it as ?token=, as Authorization: Bearer, or as subprotocol bearer.<token>",
+    });
+  }
+  const claims = await deps.tokens.verify(token);
+  if (asked.resume && !claims.resume)
+    throw new BridgeError("token_invalid", {
+      detail: "resume needs the resumeToken of a welcome",
+    });
+  return claims;
+}
+
+/**
+ * Checks who it is and takes the connection. Throws token_invalid, token_expired, connection_ended (also for one that is
+ * not known any more), redis_unavailable.
+ */
+export async function admit(
+  deps: AdmissionDeps,
+  asked: Asked,
+): Promise<Admitted> {
+  const claims = await identify(deps, asked);
+  const connectionId =
+    claims.connectionId ??
+    (
+      await deps.registry.prepare({
+        ...(claims.userId === "" ? {} : { userId: claims.userId }),
+        groups: claims.groups,
+        permissions: claims.permissions,
+      })
+    ).connectionId;
+  const lease = new Lease(deps.pulse, deps.config.leaseMs);
+  const confirmed = lease.renewal();
+  const claim = await deps.registry
+    .claim(connectionId, {
+      owner: deps.instance,
+      protocol: asked.protocol,
+      ...(asked.resume ? { resumeSeq: asked.resume.seq } : {}),
+    })
+    .catch((error: unknown) => {
+      // For a client a connection that is not known any more is as gone as one that ended (section 4: 410).
+      if (error instanceof BridgeError && error.code === "connection_not_found")
+        throw new BridgeError(
+          "connection_ended",
+          { detail: "the connection is gone" },
+          error,
+        );
+      throw error;
+    });
+  confirmed();
+  return {
+    connectionId,
+    claim,
+    lease,
+    speaker:
+      asked.protocol === "raw"
+        ? rawSpeaker({
+            welcome: asked.welcome,
+            heartbeat: asked.heartbeatMs !== undefined,
+          })
+        : bridgeSpeaker(),
+    resumed: asked.resume !== undefined,
+    heartbeatMs: asked.protocol === "raw" ? asked.heartbeatMs : undefined,
+    tokenExpiresAtMs: claims.expiresAtMs,
+  };
+}

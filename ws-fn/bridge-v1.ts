@@ -1,0 +1,171 @@
+/**
+ * bridge.v1.json: JSON frames, at-least-once on the wire, resumable (PROTOCOL.md). `data` is always the body's exact
+ * text; JSON is not serialised again. A message whose frame would exceed the limit goes out in parts.
+ */
+import type { Problem, WelcomeFrame } from "../shared/api.js";
+import { BridgeError } from "../shared/errors.js";
+import type { Entry } from "../shared/log.js";
+import { bridgeProtocol } from "./handshake.js";
+import type { Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";
+import {
+  bytesPerSecond,
+  frameBytesMax,
+  messagesPerSecond,
+} from "./upstream.js";
+
+/** Shortest time between two acks that a client should keep; with pongs it stays well below the limits. */
+const ackIntervalMs = 250;
+/** Bytes of a part's body: base64 needs a third more, escaped text up to six times as much in the worst case. */
+const binaryPartBytes = 180_000;
+const envelopeBytes = 600;
+
+const frame = (value: object): Frame => ({
+  data: JSON.stringify(value),
+  binary: false,
+});
+
+function violation(detail: string): Said {
+  return {
+    kind: "violation",
+    error: new BridgeError("invalid_frame", { detail }),
+  };
+}
+
+/** Cuts text so that each piece fits a frame once it is escaped; never inside a surrogate pair. */
+function cutText(text: string): string[] {
+  const pieces: string[] = [];
+  let from = 0;
+  while (from < text.length) {
+    let to = Math.min(text.length, from + frameBytesMax - envelopeBytes);
+    for (;;) {
+      const last = text.charCodeAt(to - 1);
+      if (to < text.length && last >= 0xd800 && last <= 0xdbff) to -= 1;
+      const bytes = Buffer.byteLength(JSON.stringify(text.slice(from, to)));
+      if (bytes + envelopeBytes <= frameBytesMax) break;
+      to =
+        from +
+        Math.max(
+          2,
+          Math.floor(((to - from) * (frameBytesMax - envelopeBytes)) / bytes) -
+            1,
+        );
+    }
+    pieces.push(text.slice(from, to));
+    from = to;
+  }
+  return pieces;
+}
+
+function message(entry: Entry, redelivered: boolean): Frame[] {
+  const head = `{"type":"message","id":"${entry.id}","seq":${entry.seq},"contentType":${JSON.stringify(entry.contentType)},`;
+  const tail = `"publishedAt":"${new Date(Math.floor(entry.seq / 1_000)).toISOString()}","expiresAt":"${new Date(entry.expiresAtMs).toISOString()}","redelivered":${redelivered}`;
+  if (!entry.binary) {
+    const text = entry.body.toString("utf8");
+    const quoted = JSON.stringify(text);
+    // Most messages are small: no byte count needed to know that they fit.
+    if (
+      quoted.length * 3 + envelopeBytes <= frameBytesMax ||
+      Buffer.byteLength(quoted) + head.length + tail.length + 16 <=
+        frameBytesMax
+    )
+      return [{ data: `${head}"data":${quoted},${tail}}`, binary: false }];
+    const pieces = cutText(text);
+    return pieces.map((piece, index) => ({
+      data: `${head}"data":${JSON.stringify(piece)},${tail},"part":${index + 1},"parts":${pieces.length}}`,
+      binary: false,
+    }));
+  }
+  const parts = Math.max(1, Math.ceil(entry.body.length / binaryPartBytes));
+  return Array.from({ length: parts }, (_, index) => {
+    const base64 = entry.body
+      .subarray(index * binaryPartBytes, (index + 1) * binaryPartBytes)
+      .toString("base64");
+    const part = parts > 1 ? `,"part":${index + 1},"parts":${parts}` : "";
+    return {
+      data: `${head}"dataBase64":"${base64}",${tail}${part}}`,
+      binary: false,
+    };
+  });
+}
+
+function read(data: Buffer, binary: boolean): Said {
+  if (binary) return violation("frames of bridge.v1.json are text");
+  let said: Record<string, unknown>;
+  try {
+    const parsed: unknown = JSON.parse(data.toString("utf8"));
+    if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed))
+      return violation("a frame is a JSON object");
+    said = parsed as Record<string, unknown>;
+  } catch {
+    return violation("the frame is not JSON");
+  }
+  const ref = typeof said["ref"] === "string" ? said["ref"] : undefined;
+  switch (said["type"]) {
+    case "ack": {
+      const seq = said["seq"];
+      if (typeof seq !== "number" || !Number.isSafeInteger(seq) || seq < 0)
+        return violation("ack needs the seq of a message");
+      return { kind: "ack", seq };
+    }
+    case "pong":
+      return { kind: "pong" };
+    case "event":
+      if (typeof said["event"] !== "string")
+        return violation("event needs a name in `event`");
+      return { kind: "event", event: said["event"], ref };
+    case "join":
+    case "leave":
+    case "publish":
+      return {
+        kind: "refused",
+        ref,
+        error: new BridgeError("forbidden", {
+          detail: "this connection has no permission for groups",
+        }),
+      };
+    case "reply":
+      return {
+        kind: "refused",
+        ref,
+        error: new BridgeError("message_not_found", {
+          detail: "nobody waits for a reply to this message",
+        }),
+      };
+    default:
+      return violation("unknown type of frame");
+  }
+}
+
+export function bridgeSpeaker(): Speaker {
+  return {
+    protocol: bridgeProtocol,
+    acks: true,
+    welcome(facts: WelcomeFacts): Frame {
+      const welcome: WelcomeFrame = {
+        type: "welcome",
+        connectionId: facts.connectionId,
+        userId: facts.userId === "" ? null : facts.userId,
+        groups: {},
+        resumeToken: facts.resumeToken,
+        resumed: facts.resumed,
+        lost: facts.lost,
+        seq: facts.seq,
+        heartbeatMs: facts.heartbeatMs,
+        limits: {
+          messagesPerSecond,
+          bytesPerSecond,
+          maxBytes: frameBytesMax,
+          ackIntervalMs,
+        },
+      };
+      return frame(welcome);
+    },
+    message,
+    ping: () => frame({ type: "ping" }),
+    drain: (reconnectAfterMs) => frame({ type: "drain", reconnectAfterMs }),
+    error: (problem: Problem) => frame({ type: "error", error: problem }),
+    result: (ref, problem) =>
+      frame({ type: "result", ref, ok: false, error: problem }),
+    read,
+  };
+}

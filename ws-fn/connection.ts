@@ -1,0 +1,597 @@
+/**
+ * One connection while this instance holds its socket.
+ *
+ *            claim                 drain (told the client)
+ *   opening ───────▶ open ──────────────────────────▶ moving
+ *      │              │ fenced by a newer socket: 4509   │ fenced: it moved, wait for its 1000
+ *      │              │ closed by the backend, too slow, │ slot over: 1012
+ *      │              │ too fast, token over, violation  │
+ *      └──────────────┴───────────────▶ closing ◀────────┘
+ *                                          │ the socket is gone, reports are told
+ *                                          ▼
+ *                     closed: ended (client's 1000), released (it may come back), or nothing (fenced)
+ *
+ * Every write goes through `#write`, which asks the lease first (delivery rule 1).
+ */
+import type { CloseCode, Reason } from "../shared/api.js";
+import {
+  CLOSE_BY_BACKEND,
+  CLOSE_CODES,
+  CLOSE_NORMAL,
+  CLOSE_POLICY,
+  CLOSE_RESTART,
+  CLOSE_TAKEN_OVER,
+  CLOSE_TOKEN,
+  CLOSE_TOO_FAST,
+  CLOSE_TOO_SLOW,
+} from "../shared/close-codes.js";
+import { BridgeError, toProblem } from "../shared/errors.js";
+import { channels } from "../shared/keys.js";
+import { parseBell, type Bell, type Entry, type Log } from "../shared/log.js";
+import type { Logger } from "../shared/logging.js";
+import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
+import type { RedisLink } from "../shared/redis.js";
+import type { Claim, Registry } from "../shared/registry.js";
+import type { Tokens } from "../shared/tokens.js";
+import { Delivery } from "./delivery.js";
+import { deliveryRun } from "./delivery-run.js";
+import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
+import { Lease, type Pulse } from "./lease.js";
+import { Reporter } from "./reporter.js";
+import type { Frame, Speaker } from "./speaker.js";
+import { UpstreamLimit } from "./upstream.js";
+
+/** A client that was told to move has this long after its slot. */
+const moveGraceMs = 5_000;
+/** A renewal that failed is tried again after this long. */
+const renewRetryMs = 500;
+/** The expiry of a connection's keys is renewed with every so many renewals. */
+const expireEveryRenewals = 100;
+/** A timer of Node counts at most this many milliseconds. */
+const timerMaxMs = 2_147_483_647;
+
+/** The socket as a connection sees it; server.ts is the only file that knows `ws`. */
+export interface Socket {
+  /** Bytes handed over but not yet taken by the system. */
+  readonly bufferedBytes: number;
+  /** `taken` is called when the system took the frame. */
+  send(frame: Frame, taken?: () => void): void;
+  /** A control ping. */
+  ping(): void;
+  close(code: number, reason: string): void;
+  terminate(): void;
+  pause(): void;
+  resume(): void;
+}
+
+export interface ConnectionDeps {
+  instance: string;
+  log: Log;
+  registry: Registry;
+  queues: DeliveryQueues;
+  redis: RedisLink;
+  tokens: Tokens;
+  pulse: Pulse;
+  logger: Logger;
+  config: {
+    leaseMs: number;
+    lingerMs: number;
+    heartbeatMs: number;
+    slowMs: number;
+    slowBytes: number;
+  };
+}
+
+export interface Admitted {
+  connectionId: string;
+  claim: Claim;
+  /** Confirms the lease of the claim; see lease.ts. */
+  lease: Lease;
+  speaker: Speaker;
+  resumed: boolean;
+  heartbeatMs: number | undefined;
+  tokenExpiresAtMs: number | undefined;
+}
+
+type State = "opening" | "open" | "moving" | "closing" | "closed";
+
+export class Connection {
+  readonly id: string;
+  /** Resolves when the socket is gone and Redis was told. */
+  readonly closed: Promise<void>;
+  readonly #deps: ConnectionDeps;
+  readonly #admitted: Admitted;
+  readonly #socket: Socket;
+  readonly #speaker: Speaker;
+  readonly #lease: Lease;
+  readonly #epoch: number;
+  readonly #logger: Logger;
+  readonly #delivery: Delivery;
+  readonly #reporter: Reporter;
+  readonly #limit: UpstreamLimit;
+  readonly #heartbeat: Heartbeat;
+  readonly #worker: DeliveryWorker;
+  readonly #channel: string;
+  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #startedAt = Date.now();
+  #state: State = "opening";
+  #fenced = false;
+  #handed: number;
+  #renewal: Promise<boolean> | undefined;
+  #renewTimer: NodeJS.Timeout | undefined;
+  #renewals = 0;
+  #slowTimer: NodeJS.Timeout | undefined;
+  #messages = 0;
+  #leave: "end" | "release" | "nothing" = "release";
+  #settle: () => void = () => undefined;
+  #onGap = () => void this.#delivery.read();
+
+  constructor(deps: ConnectionDeps, admitted: Admitted, socket: Socket) {
+    const { connectionId, claim, speaker } = admitted;
+    const { config } = deps;
+    this.id = connectionId;
+    this.#deps = deps;
+    this.#admitted = admitted;
+    this.#socket = socket;
+    this.#speaker = speaker;
+    this.#lease = admitted.lease;
+    this.#epoch = claim.epoch;
+    this.#handed = claim.cur;
+    this.#channel = `${channels.bell(connectionId)}${claim.epoch}`;
+    this.#logger = deps.logger.child({ connectionId, epoch: claim.epoch });
+    this.closed = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+    this.#reporter = new Reporter(
+      {
+        report: (report) => deps.log.report(connectionId, claim.epoch, report),
+        confirm: () => this.#confirm(),
+        fenced: () => this.#onFenced(),
+      },
+      speaker.acks ? "client" : "socket",
+      claim.acked,
+    );
+    this.#delivery = new Delivery(
+      {
+        read: (cur, mode) =>
+          deps.log.read(connectionId, claim.epoch, cur, mode),
+        recall: (seq) => deps.log.recall(connectionId, seq, claim.epoch),
+        mayWrite: () => this.#mayWrite(),
+        confirm: () => this.#confirm(),
+        send: (entry, redelivered) => this.#send(entry, redelivered),
+        skip: (seq, status, reason) => this.#reporter.skip(seq, status, reason),
+        fenced: () => this.#onFenced(),
+        lost: () => this.#onLost(),
+      },
+      claim,
+    );
+    this.#worker = deps.queues.consume(connectionId, (signal) =>
+      deliveryRun(
+        {
+          read: (mode) => this.#delivery.read(mode),
+          activeAtMs: () => this.#delivery.activeAtMs,
+          live: () => this.#live,
+        },
+        config.lingerMs,
+        signal,
+      ),
+    );
+    this.#limit = new UpstreamLimit(socket);
+    this.#heartbeat = startHeartbeat({
+      everyMs: admitted.heartbeatMs ?? config.heartbeatMs,
+      ping: () => this.#ping(),
+      terminate: () => {
+        this.#logger.info("no sign of life, the line is given up");
+        socket.terminate();
+      },
+    });
+    if (admitted.tokenExpiresAtMs !== undefined) {
+      const left = admitted.tokenExpiresAtMs - Date.now();
+      if (left < timerMaxMs)
+        this.#after(left, () =>
+          this.#close(CLOSE_TOKEN, CLOSE_CODES[CLOSE_TOKEN].reason),
+        );
+    }
+  }
+
+  get state(): State {
+    return this.#state;
+  }
+
+  set #to(next: State) {
+    this.#logger.debug({ from: this.#state, to: next }, "connection state");
+    this.#state = next;
+  }
+
+  get #live(): boolean {
+    return (
+      !this.#fenced && (this.#state === "open" || this.#state === "moving")
+    );
+  }
+
+  #after(ms: number, run: () => void): void {
+    const timer = setTimeout(
+      () => {
+        this.#timers.delete(timer);
+        run();
+      },
+      Math.max(0, ms),
+    );
+    this.#timers.add(timer);
+  }
+
+  /** Welcome, then subscribe and await, then read the log, then orphaned jobs (rule 7). */
+  async open(): Promise<void> {
+    const { claim, speaker, resumed, tokenExpiresAtMs } = this.#admitted;
+    const { queues, redis, tokens, config } = this.#deps;
+    const resumeToken = speaker.acks
+      ? await tokens.forResume(this.id, tokenExpiresAtMs)
+      : "";
+    if (this.#state !== "opening") return;
+    this.#to = "open";
+    this.#write(
+      speaker.welcome({
+        connectionId: this.id,
+        userId: claim.identity.userId,
+        resumeToken,
+        resumed,
+        lost: claim.lost,
+        seq: claim.cur,
+        heartbeatMs: config.heartbeatMs,
+      }),
+    );
+    this.#logger.info(
+      { protocol: speaker.protocol, resumed, lost: claim.lost },
+      "connection open",
+    );
+    // What the client has seen is acked by coming back with it.
+    this.#reporter.ack(claim.cur);
+    this.#scheduleRenewal(Math.random() * (config.leaseMs / 3));
+    redis.subscriptions.on("gap", this.#onGap);
+    await this.#subscribe();
+    if (!this.#live) return;
+    await this.#delivery.read();
+    if (!this.#live) return;
+    if (claim.active > 0)
+      await queues
+        .recoverOrphans(this.id)
+        .catch((error: unknown) =>
+          this.#logger.warn({ err: error }, "orphaned jobs not recovered"),
+        );
+    if (claim.active + claim.waiting > 0) this.#worker.ring();
+  }
+
+  async #subscribe(): Promise<void> {
+    try {
+      await this.#deps.redis.subscriptions.subscribe(this.#channel, (payload) =>
+        this.#onBell(payload),
+      );
+    } catch (error) {
+      // The channel is noted: it is subscribed at the next `ready`, and `gap` makes the log be read.
+      this.#logger.warn({ err: error }, "doorbell not subscribed yet");
+    }
+  }
+
+  #mayWrite(): boolean {
+    return this.#live && this.#lease.holds;
+  }
+
+  /** The one door to the socket. False: not written, ownership must be confirmed first. */
+  #write(frame: Frame | undefined): boolean {
+    if (!frame || !this.#mayWrite()) return false;
+    this.#socket.send(frame);
+    return true;
+  }
+
+  #send(entry: Entry, redelivered: boolean): boolean {
+    const frames = this.#speaker.message(entry, redelivered);
+    const { slowBytes } = this.#deps.config;
+    const { seq } = entry;
+    this.#handed = seq;
+    this.#messages += 1;
+    const last = frames.length - 1;
+    for (const [index, frame] of frames.entries()) {
+      if (index < last) this.#socket.send(frame);
+      else if (this.#speaker.acks) this.#socket.send(frame);
+      // A raw client cannot ack: what its socket took is delivered.
+      else this.#socket.send(frame, () => this.#reporter.ack(seq));
+    }
+    this.#reporter.sent(seq);
+    if (this.#socket.bufferedBytes <= slowBytes) return false;
+    this.#watchSlow(this.#socket.bufferedBytes);
+    return true;
+  }
+
+  /** The socket has enough: wait until it took half, give up when it takes nothing for long. */
+  #watchSlow(before: number): void {
+    const { slowBytes, slowMs } = this.#deps.config;
+    let least = before;
+    let movedAt = performance.now();
+    const look = () => {
+      const now = performance.now();
+      const left = this.#socket.bufferedBytes;
+      if (left < slowBytes / 2) {
+        this.#slowTimer = undefined;
+        this.#delivery.unblock();
+        return;
+      }
+      if (left < least) {
+        least = left;
+        movedAt = now;
+      } else if (now - movedAt > slowMs) {
+        this.#logger.warn({ unsentBytes: left }, "the client does not read");
+        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
+        return;
+      }
+      this.#slowTimer = setTimeout(look, Math.min(50, slowMs / 4));
+    };
+    clearTimeout(this.#slowTimer);
+    this.#slowTimer = setTimeout(look, 5);
+  }
+
+  #ping(): void {
+    if (!this.#mayWrite()) {
+      this.#confirmQuietly();
+      return;
+    }
+    const frame = this.#speaker.ping();
+    if (frame) this.#socket.send(frame);
+    else this.#socket.ping();
+  }
+
+  #onBell(payload: Buffer): void {
+    const bell: Bell | undefined = parseBell(this.id, payload);
+    if (!bell) return;
+    switch (bell.kind) {
+      case "message":
+      case "append":
+        if (this.#live) this.#delivery.onBell(bell);
+        return;
+      case "job":
+        if (this.#live) this.#worker.ring();
+        return;
+      case "fenced":
+        this.#onFenced();
+        return;
+      case "closed":
+        this.#onEnded(bell.code, bell.reason);
+        return;
+      case "recall":
+        void this.#onRecall(bell.seq, bell.nonce);
+    }
+  }
+
+  async #onRecall(seq: number, nonce: string): Promise<void> {
+    if (!this.#live) return;
+    const word = await this.#delivery.recall(seq);
+    if (word === "fenced") return this.#onFenced();
+    await this.#deps.redis
+      .publish(channels.news(this.id), `recalled ${nonce} ${word}`)
+      .catch(() => undefined);
+  }
+
+  #scheduleRenewal(ms: number): void {
+    clearTimeout(this.#renewTimer);
+    this.#renewTimer = setTimeout(() => this.#confirmQuietly(), ms);
+  }
+
+  /** Renews the lease; everybody who asks meanwhile gets the same answer. */
+  #confirm(): Promise<boolean> {
+    this.#renewal ??= this.#renew().finally(() => {
+      this.#renewal = undefined;
+    });
+    return this.#renewal;
+  }
+
+  /** A renewal that fails schedules the next one by itself. */
+  #confirmQuietly(): void {
+    this.#confirm().catch(() => undefined);
+  }
+
+  async #renew(): Promise<boolean> {
+    if (!this.#live) return false;
+    const { registry, instance, config } = this.#deps;
+    const confirmed = this.#lease.renewal();
+    try {
+      const renewal = await registry.renew(this.id, {
+        epoch: this.#epoch,
+        owner: instance,
+        cur: this.#delivery.cur,
+        protocol: this.#speaker.protocol,
+        identity: this.#admitted.claim.identity,
+        expire: this.#renewals++ % expireEveryRenewals === 0,
+      });
+      if (renewal.kind === "fenced") {
+        this.#onFenced();
+        return false;
+      }
+      if (renewal.kind === "ended") {
+        this.#onEnded(renewal.code, renewal.words);
+        return false;
+      }
+      if (!this.#live) return false;
+      confirmed();
+      this.#scheduleRenewal(config.leaseMs / 3);
+      // The watchdog: whatever bell was lost, positions that differ make the log be read.
+      if (renewal.seq !== this.#delivery.cur) void this.#delivery.read();
+      if (renewal.waiting > 0) this.#worker.ring();
+      return true;
+    } catch (error) {
+      if (this.#live) this.#scheduleRenewal(renewRetryMs);
+      throw error;
+    }
+  }
+
+  /** A newer epoch owns the connection. Not a byte more, but the close. */
+  #onFenced(): void {
+    if (this.#fenced || this.#state === "closed") return;
+    this.#fenced = true;
+    this.#leave = "nothing";
+    this.#delivery.stop();
+    this.#reporter.stop();
+    this.#logger.info({ moving: this.#state === "moving" }, "taken over");
+    // A client that was told to move closes this socket itself, with 1000.
+    if (this.#state !== "moving")
+      this.#close(CLOSE_TAKEN_OVER, CLOSE_CODES[CLOSE_TAKEN_OVER].reason);
+  }
+
+  #onEnded(code: number, words: string): void {
+    if (this.#fenced) return;
+    this.#leave = "nothing";
+    this.#reporter.stop();
+    this.#close(code || CLOSE_BY_BACKEND, words);
+  }
+
+  #onLost(): void {
+    const { claim } = this.#admitted;
+    this.#logger.error("Redis lost messages of this connection");
+    this.#write(
+      this.#speaker.error(
+        toProblem(
+          new BridgeError("outcome_unknown", {
+            detail: `Redis lost its history after ${claim.cur}; messages may be missing`,
+          }),
+        ),
+      ),
+    );
+  }
+
+  /** The client sent a frame. */
+  onMessage(data: Buffer, binary: boolean): void {
+    if (!this.#live) return;
+    this.#heartbeat.heard();
+    if (!this.#limit.accept(data.length)) {
+      this.#refuse(
+        new BridgeError("upstream_too_fast", {
+          detail: "more than the limits of `welcome` for three seconds",
+        }),
+        CLOSE_TOO_FAST,
+      );
+      return;
+    }
+    const said = this.#speaker.read(data, binary);
+    switch (said.kind) {
+      case "ack":
+        if (said.seq > this.#handed)
+          this.#refuse(
+            new BridgeError("invalid_frame", {
+              detail: "ack of a message that was not sent",
+            }),
+            CLOSE_POLICY,
+          );
+        else this.#reporter.ack(said.seq);
+        return;
+      case "pong":
+        return;
+      case "event":
+        if (said.ref !== undefined)
+          this.#write(
+            this.#speaker.result(
+              said.ref,
+              toProblem(
+                new BridgeError("not_found", {
+                  detail: "no backend listens for events",
+                }),
+              ),
+            ),
+          );
+        return;
+      case "refused":
+        if (said.ref !== undefined)
+          this.#write(this.#speaker.result(said.ref, toProblem(said.error)));
+        else this.#write(this.#speaker.error(toProblem(said.error)));
+        return;
+      case "violation":
+        this.#refuse(said.error, CLOSE_POLICY);
+    }
+  }
+
+  onPong(): void {
+    this.#heartbeat.heard();
+  }
+
+  #refuse(error: Error, code: CloseCode): void {
+    this.#logger.info({ err: error, code }, "the client broke the protocol");
+    this.#write(this.#speaker.error(toProblem(error)));
+    this.#close(code, CLOSE_CODES[code].reason);
+  }
+
+  /**
+   * Asks the client to move within its slot: a bridge client gets `drain` and comes back by itself, a raw one is
+   * closed with 1012 at its slot. Any time, twice.
+   */
+  drain(slotMs: number): void {
+    if (this.#state !== "open") return;
+    this.#to = "moving";
+    const told = this.#write(this.#speaker.drain(Math.round(slotMs)));
+    this.#after(slotMs + (told ? moveGraceMs : 0), () =>
+      this.#close(CLOSE_RESTART, CLOSE_CODES[CLOSE_RESTART].reason),
+    );
+  }
+
+  #close(code: number, reason: string): void {
+    if (this.#state === "closing" || this.#state === "closed") return;
+    this.#to = "closing";
+    this.#delivery.stop();
+    this.#logger.info({ code, reason }, "closing the socket");
+    this.#socket.close(code, reason);
+  }
+
+  /** Ends the socket without a close frame. */
+  terminate(): void {
+    this.#socket.terminate();
+  }
+
+  /** The socket is gone. */
+  async onClose(code: number): Promise<void> {
+    if (this.#state === "closed") return;
+    // A 1000 of the client on its current socket ends the connection; on a superseded one it says goodbye.
+    if (
+      code === CLOSE_NORMAL &&
+      !this.#fenced &&
+      (this.#state === "open" || this.#state === "moving")
+    )
+      this.#leave = "end";
+    this.#to = "closed";
+    this.#delivery.stop();
+    this.#limit.close();
+    this.#heartbeat.stop();
+    clearTimeout(this.#renewTimer);
+    clearTimeout(this.#slowTimer);
+    for (const timer of this.#timers) clearTimeout(timer);
+    const { registry, redis } = this.#deps;
+    redis.subscriptions.off("gap", this.#onGap);
+    const steps: (() => Promise<unknown>)[] = [
+      () => redis.subscriptions.unsubscribe(this.#channel),
+      () => this.#reporter.flush(),
+      () => this.#worker.close(),
+      () =>
+        this.#leave === "end"
+          ? registry.end(this.id, {
+              epoch: this.#epoch,
+              reason: "client_closed" satisfies Reason,
+              code: CLOSE_NORMAL,
+              words: "closed by the client",
+            })
+          : this.#leave === "release"
+            ? registry.release(this.id, this.#epoch)
+            : Promise.resolve(),
+    ];
+    for (const step of steps)
+      await step().catch((error: unknown) =>
+        // The lease runs out by itself; nothing depends on this.
+        this.#logger.debug({ err: error }, "clean-up left to the lease"),
+      );
+    this.#reporter.stop();
+    this.#logger.info(
+      {
+        code,
+        left: this.#leave,
+        messages: this.#messages,
+        seconds: Math.round((Date.now() - this.#startedAt) / 1_000),
+      },
+      "connection closed",
+    );
+    this.#settle();
+  }
+}

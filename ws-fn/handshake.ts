@@ -1,0 +1,140 @@
+/** The handshake, pure: an upgrade request in, what it asks for out, or the reason for refusing it before the 101. */
+import { isIP } from "node:net";
+import { BridgeError } from "../shared/errors.js";
+
+/** The subprotocol of resumable JSON frames. */
+export const bridgeProtocol = "bridge.v1.json";
+/** Raw messages for a client that must name a subprotocol, such as a page that sends `bearer.<token>`. */
+export const rawProtocol = "bridge.raw";
+const bearerPrefix = "bearer.";
+
+export interface UpgradeRequest {
+  url: string;
+  host: string | undefined;
+  origin: string | undefined;
+  authorization: string | undefined;
+  /** `Sec-WebSocket-Protocol` as sent. */
+  protocols: string | undefined;
+}
+
+/** What a client asks for. */
+export interface Asked {
+  protocol: "raw" | "bridge.v1.json";
+  /** What goes back as `Sec-WebSocket-Protocol`; undefined when none was offered. */
+  subprotocol: string | undefined;
+  token: string | undefined;
+  resume: { token: string; seq: number } | undefined;
+  /** Raw only: whether a first frame tells the connection ID. */
+  welcome: boolean;
+  /** Raw only: seconds between ping frames it asked for. */
+  heartbeatMs: number | undefined;
+}
+
+export interface HandshakeRules {
+  keyless: boolean;
+  allowedOrigins: readonly string[];
+}
+
+const loopbackNames = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+function hostName(host: string): string {
+  return host.replace(/:\d+$/, "").toLowerCase();
+}
+
+function isLoopbackOrigin(origin: string): boolean {
+  try {
+    const { protocol, hostname } = new URL(origin);
+    return (
+      /^https?:$/.test(protocol) &&
+      (loopbackNames.has(hostname) ||
+        (isIP(hostname) === 4 && hostname.startsWith("127.")))
+    );
+  } catch {
+    return false;
+  }
+}
+
+/** Refuses a foreign page, and a name that only pretends to be this host (DNS rebinding). */
+function checkOrigin(request: UpgradeRequest, rules: HandshakeRules): void {
+  const { host, origin } = request;
+  if (rules.keyless && (!host || !loopbackNames.has(hostName(host))))
+    throw new BridgeError("forbidden_host", {
+      detail: `without API keys only localhost, 127.0.0.1 and [::1] are served`,
+    });
+  // No Origin: not a browser.
+  if (origin === undefined) return;
+  if (origin === "null")
+    throw new BridgeError("forbidden_origin", {
+      detail: 'the origin is "null"',
+      hint: "a page opened as a file has no origin; serve it: npx http-server, or python3 -m http.server",
+    });
+  const own = host?.toLowerCase();
+  const given = origin.toLowerCase();
+  if (own && (given === `http://${own}` || given === `https://${own}`)) return;
+  if (rules.allowedOrigins.includes(origin)) return;
+  if (rules.keyless && isLoopbackOrigin(origin)) return;
+  throw new BridgeError("forbidden_origin", {
+    detail: "pages of this origin may not connect",
+    hint: "add it to ALLOWED_ORIGINS",
+  });
+}
+
+function invalid(pointer: string, message: string): BridgeError {
+  return new BridgeError("invalid_parameter", {
+    detail: `${pointer}: ${message}`,
+    errors: [{ pointer, message }],
+  });
+}
+
+/** Reads an upgrade request. Throws forbidden_host, forbidden_origin, not_found, invalid_parameter, bad_request. */
+export function readHandshake(
+  request: UpgradeRequest,
+  rules: HandshakeRules,
+): Asked {
+  checkOrigin(request, rules);
+  const url = new URL(request.url, "http://localhost");
+  if (!/(^|\/)(ws\/?)?$/.test(url.pathname))
+    throw new BridgeError("not_found", { detail: "WebSockets are at /ws" });
+
+  const offered = (request.protocols ?? "")
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "");
+  const named = offered.filter((part) => !part.startsWith(bearerPrefix));
+  const subprotocol = named.find(
+    (part) => part === bridgeProtocol || part === rawProtocol,
+  );
+  if (named.length > 0 && subprotocol === undefined)
+    throw new BridgeError("bad_request", {
+      detail: "none of the offered subprotocols is known",
+      hint: `offer ${bridgeProtocol}, or none for raw messages`,
+    });
+
+  const query = url.searchParams;
+  const bearer = /^Bearer +(\S+)$/i.exec(request.authorization ?? "")?.[1];
+  const sub = offered
+    .find((part) => part.startsWith(bearerPrefix))
+    ?.slice(bearerPrefix.length);
+  const token = query.get("token") ?? bearer ?? sub;
+
+  let resume: Asked["resume"];
+  const resumeToken = query.get("resume");
+  if (resumeToken !== null) {
+    const seq = Number(query.get("seq") ?? "0");
+    if (!Number.isSafeInteger(seq) || seq < 0)
+      throw invalid("seq", "must be the last seq received, or 0");
+    resume = { token: resumeToken, seq };
+  }
+  const heartbeat = query.get("heartbeat");
+  const seconds = heartbeat === null ? undefined : Number(heartbeat);
+  if (seconds !== undefined && !(seconds >= 1 && seconds <= 3_600))
+    throw invalid("heartbeat", "must be seconds from 1 to 3600");
+  return {
+    protocol: subprotocol === bridgeProtocol ? bridgeProtocol : "raw",
+    subprotocol,
+    token,
+    resume,
+    welcome: query.get("welcome") !== "0",
+    heartbeatMs: seconds === undefined ? undefined : seconds * 1_000,
+  };
+}

@@ -1,0 +1,117 @@
+/** ws-fn's process edge: environment → config → parts → listen → signals. */
+import { ConfigError, parseConfig, printConfig } from "../shared/config.js";
+import { randomBase62 } from "../shared/ids.js";
+import { Log, logScripts } from "../shared/log.js";
+import { createLogger } from "../shared/logging.js";
+import { DeliveryQueues } from "../shared/queue.js";
+import { RedisLink } from "../shared/redis.js";
+import { Registry, registryScripts } from "../shared/registry.js";
+import { runShutdown } from "../shared/shutdown.js";
+import { Tokens } from "../shared/tokens.js";
+import { startChores } from "./chores.js";
+import { Pulse } from "./lease.js";
+import { BridgeServer } from "./server.js";
+
+/** Leases and windows are looked at this often, but not more often than a third of a lease. */
+const choresEveryMs = 5_000;
+
+async function main(): Promise<void> {
+  if (process.argv.includes("--print-config")) {
+    console.log(printConfig(process.env));
+    return;
+  }
+  const config = parseConfig(process.env);
+  const logger = createLogger("ws-fn", config.logLevel);
+  const instance = randomBase62(12);
+  const redis = new RedisLink(
+    config.redisUrl,
+    [...logScripts, ...registryScripts],
+    logger,
+  );
+  const registry = new Registry(redis, config);
+  const log = new Log(
+    redis,
+    {
+      maxMessages: config.logMaxMessages,
+      maxBytes: config.logMaxBytes,
+      resumeMs: config.resumeMs,
+      receiptMs: config.receiptMs,
+      idempotencyMs: config.idempotencyMs,
+    },
+    (connectionId) => registry.lapse(connectionId),
+  );
+  const queues = new DeliveryQueues(redis, logger);
+  const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
+  const pulse = new Pulse();
+  const server = new BridgeServer({
+    instance,
+    registry,
+    log,
+    queues,
+    redis,
+    tokens,
+    pulse,
+    logger,
+    config,
+    ready: () => redis.ready(),
+  });
+  const stopChores = startChores({
+    registry,
+    queues,
+    log,
+    logger,
+    everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
+  });
+  redis.subscriptions
+    .watch(instance, (channel) => {
+      redis.publish(channel, "").catch(() => undefined);
+    })
+    .catch(() => undefined);
+
+  const { host, port } = await server.listen();
+  console.log(`listening ${host}:${port}`);
+  logger.info({ host, port, instance }, "ready for sockets");
+
+  let stopping = false;
+  const stop = (signal: string) => {
+    if (stopping) return;
+    stopping = true;
+    logger.info({ signal }, "shutting down");
+    void runShutdown(
+      [
+        { name: "drain", run: () => server.drain() },
+        { name: "chores", run: stopChores },
+        { name: "sockets", run: () => server.close() },
+        { name: "queues", run: () => queues.close() },
+        {
+          name: "redis",
+          run: () => {
+            pulse.close();
+            redis.close();
+          },
+        },
+      ],
+      config.drainMs + 15_000,
+      logger,
+    ).then((clean) => process.exit(clean ? 0 : 1));
+  };
+  process.on("SIGTERM", () => stop("SIGTERM"));
+  process.on("SIGINT", () => stop("SIGINT"));
+  if (config.local) {
+    // The local platform holds our standard input: when it is gone, so are we.
+    process.stdin.on("end", () => stop("stdin"));
+    process.stdin.on("error", () => stop("stdin"));
+    process.stdin.resume();
+  }
+}
+
+main().catch((error: unknown) => {
+  if (error instanceof ConfigError)
+    for (const line of error.lines) console.error(line);
+  else if ((error as NodeJS.ErrnoException).code === "EADDRINUSE")
+    console.error(
+      `port ${(error as { port?: number }).port} is taken: set PORT or stop what uses it`,
+    );
+  else console.error(error);
+  process.exit(1);
+});

@@ -1,0 +1,28 @@
+/** Raw: after a first welcome frame every message arrives exactly as it was posted. Made for ten-line clients. */
+import type { Speaker } from "./speaker.js";
+
+export function rawSpeaker(options: {
+  welcome: boolean;
+  heartbeat: boolean;
+}): Speaker {
+  return {
+    protocol: "raw",
+    acks: false,
+    welcome: ({ connectionId }) =>
+      options.welcome
+        ? {
+            data: JSON.stringify({ type: "welcome", connectionId }),
+            binary: false,
+          }
+        : undefined,
+    message: ({ body, binary }) => [{ data: body, binary }],
+    ping: () =>
+      options.heartbeat
+        ? { data: '{"type":"ping"}', binary: false }
+        : undefined,
+    drain: () => undefined,
+    error: () => undefined,
+    result: () => undefined,
+    read: () => ({ kind: "event", event: "message", ref: undefined }),
+  };
+}

@@ -1,0 +1,360 @@
+/**
+ * The WebSocket server: upgrade, accept, live sockets, drain. The only file that knows `ws`. Whatever it refuses, it
+ * refuses before the 101, with a problem body.
+ */
+import {
+  createServer,
+  STATUS_CODES,
+  type IncomingMessage,
+  type Server,
+} from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Duplex } from "node:stream";
+import { WebSocketServer, type RawData, type WebSocket } from "ws";
+import { BridgeError, toProblem } from "../shared/errors.js";
+import { loggableUrl, type Logger } from "../shared/logging.js";
+import { admit, type AdmissionDeps } from "./admission.js";
+import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
+import { readHandshake } from "./handshake.js";
+import { frameBytesMax } from "./upstream.js";
+
+/** A client that does not answer a close frame loses its line after this long. */
+const closeTimeoutMs = 3_000;
+/** Limits against abuse of the framing layer; a client of ours needs none of them. */
+const framing = {
+  maxPayload: frameBytesMax,
+  maxFragments: 64,
+  maxBufferedChunks: 1_024,
+  maxPendingAutoPongs: 8,
+};
+/** What is left of a drain when every slot and its grace are over. */
+const drainMarginMs = 7_000;
+/** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
+const rotateAt = 0.85;
+
+export interface ServerConfig {
+  host: string;
+  port: number;
+  keyless: boolean;
+  allowedOrigins: readonly string[];
+  allowAnonymous: boolean;
+  maxSockets: number;
+  executionMs: number;
+  drainMs: number;
+}
+
+export type ServerDeps = AdmissionDeps &
+  ConnectionDeps & {
+    config: ServerConfig;
+    /** Resolves while this instance can serve; for /readyz. */
+    ready(): Promise<void>;
+  };
+
+/** Gathers the writes of one turn of the event loop into one system call. */
+function corkedPerTurn(stream: Duplex): () => void {
+  let corked = false;
+  return () => {
+    if (corked) return;
+    corked = true;
+    stream.cork();
+    process.nextTick(() => {
+      corked = false;
+      stream.uncork();
+    });
+  };
+}
+
+function toSocket(ws: WebSocket, stream: Duplex): Socket {
+  const cork = corkedPerTurn(stream);
+  return {
+    get bufferedBytes() {
+      return ws.bufferedAmount;
+    },
+    send({ data, binary }, taken) {
+      cork();
+      if (taken)
+        ws.send(data, { binary }, (error) => {
+          if (!error) taken();
+        });
+      else ws.send(data, { binary });
+    },
+    ping() {
+      ws.ping();
+    },
+    close(code, reason) {
+      ws.close(code, clip(reason));
+    },
+    terminate() {
+      ws.terminate();
+    },
+    pause() {
+      ws.pause();
+    },
+    resume() {
+      if (ws.readyState === ws.OPEN) ws.resume();
+    },
+  };
+}
+
+/** A close reason has at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
+function clip(reason: string): string {
+  let out = reason;
+  while (Buffer.byteLength(out) > 123) out = out.slice(0, -1);
+  return out;
+}
+
+function toBuffer(data: RawData): Buffer {
+  if (Buffer.isBuffer(data)) return data;
+  return Array.isArray(data) ? Buffer.concat(data) : Buffer.from(data);
+}
+
+export class BridgeServer {
+  readonly #deps: ServerDeps;
+  readonly #logger: Logger;
+  readonly #http: Server;
+  readonly #wss: WebSocketServer;
+  readonly #live = new Set<Connection>();
+  /** Sockets between the upgrade request and the 101 count, too. */
+  #arriving = 0;
+  #draining: Promise<void> | undefined;
+
+  constructor(deps: ServerDeps) {
+    this.#deps = deps;
+    this.#logger = deps.logger;
+    this.#wss = new WebSocketServer({
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      closeTimeout: closeTimeoutMs,
+      ...framing,
+      // readHandshake has chosen already; ws asks again for the answer header.
+      handleProtocols: (_offered, request) =>
+        chosenProtocol.get(request) ?? false,
+    } as ConstructorParameters<typeof WebSocketServer>[0]);
+    this.#http = createServer(
+      {
+        headersTimeout: 5_000,
+        requestTimeout: 10_000,
+        connectionsCheckingInterval: 1_000,
+        maxHeaderSize: 16_384,
+        keepAliveTimeout: 5_000,
+      },
+      (request, response) => {
+        void this.#answer(request.url ?? "/").then(({ status, body }) => {
+          response.writeHead(status, {
+            "content-type":
+              status === 200 ? "application/json" : "application/problem+json",
+            "content-length": Buffer.byteLength(body),
+            ...(status === 426
+              ? { upgrade: "websocket", connection: "close" }
+              : {}),
+          });
+          response.end(request.method === "HEAD" ? undefined : body);
+        });
+      },
+    );
+    this.#http.on("upgrade", (request, stream, head) => {
+      stream.on("error", () => stream.destroy());
+      void this.#onUpgrade(request, stream, head);
+    });
+    this.#http.on("clientError", (_error, stream) => {
+      if (stream.writable)
+        stream.end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+      else stream.destroy();
+    });
+  }
+
+  /** Live sockets now. */
+  get size(): number {
+    return this.#live.size;
+  }
+
+  async listen(): Promise<{ host: string; port: number }> {
+    const { host, port } = this.#deps.config;
+    await new Promise<void>((resolve, reject) => {
+      this.#http.once("error", reject);
+      this.#http.listen(port, host, resolve);
+    });
+    const address = this.#http.address() as AddressInfo;
+    return { host: address.address, port: address.port };
+  }
+
+  /** A WebSocket function serves no plain HTTP (WS-CONN-6) but its health. */
+  async #answer(url: string): Promise<{ status: number; body: string }> {
+    const path = url.split("?")[0];
+    if (path === "/healthz") return { status: 200, body: '{"status":"ok"}\n' };
+    if (path === "/readyz")
+      try {
+        await this.#deps.ready();
+        if (!this.#draining) return { status: 200, body: '{"status":"ok"}\n' };
+        throw new BridgeError("no_room", { detail: "draining" });
+      } catch (error) {
+        return problemAnswer(error);
+      }
+    return problemAnswer(
+      new BridgeError("upgrade_required", {
+        detail: "this is a WebSocket endpoint",
+      }),
+    );
+  }
+
+  async #onUpgrade(
+    request: IncomingMessage,
+    stream: Duplex,
+    head: Buffer,
+  ): Promise<void> {
+    const { config } = this.#deps;
+    const { headers } = request;
+    this.#arriving += 1;
+    try {
+      if (this.#draining)
+        throw new BridgeError("no_room", { detail: "this instance is going" });
+      if (
+        config.maxSockets > 0 &&
+        this.#live.size + this.#arriving > config.maxSockets
+      )
+        throw new BridgeError("no_room", {
+          detail: "this instance has no room for another socket",
+          limit: config.maxSockets,
+        });
+      const asked = readHandshake(
+        {
+          url: request.url ?? "/",
+          host: headers.host,
+          origin: headers.origin,
+          authorization: headers.authorization,
+          protocols: headers["sec-websocket-protocol"],
+        },
+        config,
+      );
+      if (asked.subprotocol !== undefined)
+        chosenProtocol.set(request, asked.subprotocol);
+      const admitted = await admit(this.#deps, asked);
+      const giveBack = () =>
+        void this.#deps.registry
+          .release(admitted.connectionId, admitted.claim.epoch)
+          .catch(() => undefined);
+      if (stream.destroyed) return giveBack();
+      stream.once("close", giveBack);
+      this.#wss.handleUpgrade(request, stream, head, (ws) => {
+        stream.off("close", giveBack);
+        this.#accept(ws, stream, admitted);
+      });
+    } catch (error) {
+      this.#refuse(request, stream, error);
+    } finally {
+      this.#arriving -= 1;
+    }
+  }
+
+  #accept(
+    ws: WebSocket,
+    stream: Duplex,
+    admitted: Awaited<ReturnType<typeof admit>>,
+  ): void {
+    const connection = new Connection(
+      this.#deps,
+      admitted,
+      toSocket(ws, stream),
+    );
+    this.#live.add(connection);
+    ws.on("message", (data, binary) =>
+      connection.onMessage(toBuffer(data), binary),
+    );
+    ws.on("pong", () => connection.onPong());
+    ws.on("error", (error) => {
+      this.#logger.info(
+        { reason: error.message, connectionId: connection.id },
+        "the client broke the framing",
+      );
+    });
+    ws.on("close", (code) => {
+      clearTimeout(rotation);
+      void connection.onClose(code).then(() => this.#live.delete(connection));
+    });
+    const { executionMs, drainMs } = this.#deps.config;
+    const rotation =
+      executionMs > 0
+        ? setTimeout(
+            () =>
+              connection.drain(
+                Math.random() * Math.min(drainMs, executionMs * 0.05),
+              ),
+            executionMs * rotateAt,
+          )
+        : undefined;
+    if (this.#draining) connection.drain(Math.random() * drainMs);
+    connection.open().catch((error: unknown) => {
+      this.#logger.error(
+        { err: error, connectionId: connection.id },
+        "connection could not be opened",
+      );
+      connection.terminate();
+    });
+  }
+
+  #refuse(request: IncomingMessage, stream: Duplex, error: unknown): void {
+    const { status, body } = problemAnswer(error);
+    this.#logger.info(
+      {
+        url: loggableUrl(request.url ?? "/"),
+        status,
+        code: error instanceof BridgeError ? error.code : "internal",
+        ...(status >= 500 ? { err: error } : {}),
+      },
+      "upgrade refused",
+    );
+    if (stream.destroyed) return;
+    const retry =
+      error instanceof BridgeError && error.retryAfterSeconds !== undefined
+        ? `Retry-After: ${error.retryAfterSeconds}\r\n`
+        : "";
+    stream.end(
+      `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ""}\r\n` +
+        "Content-Type: application/problem+json\r\n" +
+        `Content-Length: ${Buffer.byteLength(body)}\r\n` +
+        retry +
+        `Connection: close\r\n\r\n${body}`,
+    );
+  }
+
+  /**
+   * Sends every client away in its own slot, spread over DRAIN_SECONDS, and resolves when all have gone or their time
+   * is over. New sockets are refused. Any time, twice.
+   */
+  drain(): Promise<void> {
+    this.#draining ??= (async () => {
+      const { drainMs } = this.#deps.config;
+      const all = [...this.#live];
+      this.#logger.info({ sockets: all.length }, "draining");
+      for (const connection of all) connection.drain(Math.random() * drainMs);
+      let timer: NodeJS.Timeout | undefined;
+      await Promise.race([
+        Promise.all(all.map((connection) => connection.closed)),
+        new Promise((resolve) => {
+          timer = setTimeout(resolve, drainMs + drainMarginMs);
+        }),
+      ]);
+      clearTimeout(timer);
+    })();
+    return this.#draining;
+  }
+
+  /** Ends what a drain left and stops listening. */
+  async close(): Promise<void> {
+    for (const connection of this.#live) connection.terminate();
+    this.#http.closeAllConnections();
+    await new Promise<void>((resolve) => {
+      this.#http.close(() => resolve());
+    });
+    await Promise.all([...this.#live].map((connection) => connection.closed));
+  }
+}
+
+/** The subprotocol that was chosen for a request, between our handshake and that of ws. */
+const chosenProtocol = new WeakMap<IncomingMessage, string>();
+
+function problemAnswer(error: unknown): { status: number; body: string } {
+  const problem = toProblem(error);
+  return { status: problem.status, body: `${JSON.stringify(problem)}\n` };
+}
