@@ -32,7 +32,8 @@ const LOCK = inRoot(".bridge/setup.lock");
 const LOCK_STALE_MS = 15_000;
 /** Ctrl-C in a terminal reaches the child by itself; a signal sent to us alone is passed on after this long. */
 const FORWARD_DELAY_MS = 500;
-const NPM_TAIL_LINES = 15;
+/** How much of npm's complaint is shown. */
+const NPM_LINES = 12;
 
 const TOOLS = {
   eslint: "eslint/bin/eslint.js",
@@ -144,12 +145,10 @@ async function install() {
     ? await run(process.execPath, [npm, ...args], { cwd: ROOT, capture: true })
     : await run("npm", args, { cwd: ROOT, capture: true });
   if (end.code === 0) return;
-  const tail = end.output
-    .trimEnd()
-    .split("\n")
-    .slice(-NPM_TAIL_LINES)
-    .join("\n");
-  throw new SetupError(`npm ci failed (exit code ${end.code}):\n${tail}`);
+  // npm says what is wrong first and how it is used at great length after that.
+  const lines = end.output.trimEnd().split("\n");
+  const head = lines.slice(0, NPM_LINES).join("\n");
+  throw new SetupError(`npm ci failed (exit code ${end.code}):\n${head}`);
 }
 
 async function build() {

@@ -1,6 +1,14 @@
 // The bootstrap in a small project of its own, with our node_modules.
 
-import { cp, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  cp,
+  mkdir,
+  mkdtemp,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { existsSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -53,6 +61,26 @@ async function project(t: Test) {
     });
   return { dir, write, run };
 }
+
+t.test(
+  "the lock file is complete, so that npm ci takes it anywhere",
+  async (t) => {
+    // Optional packages of other systems are left out where the registry in use does not have them.
+    const lock = JSON.parse(
+      await readFile(path.join(ROOT, "package-lock.json"), "utf8"),
+    ) as { packages: Record<string, Record<string, object>> };
+    const places = Object.keys(lock.packages);
+    const missing = Object.values(lock.packages)
+      .flatMap((entry) => [
+        ...Object.keys(entry["dependencies"] ?? {}),
+        ...Object.keys(entry["optionalDependencies"] ?? {}),
+      ])
+      .filter(
+        (name) => !places.some((at) => at.endsWith(`node_modules/${name}`)),
+      );
+    t.strictSame(missing, []);
+  },
+);
 
 t.test(
   "it builds what changed, only then, and passes on arguments and exit code",
