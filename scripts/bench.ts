@@ -12,7 +12,9 @@ import { faultsOf, page, ratios, type Rounds } from "./bench/report.js";
 const SYSTEM_TIMEOUT_MS = 300_000;
 
 const processes = new Processes();
+let isAbandoned = false;
 const abandon = (): void => {
+  isAbandoned = true;
   void processes.close().finally(() => process.exit(1));
 };
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
@@ -27,7 +29,8 @@ try {
   if (options === undefined) console.log(usage);
   else process.exitCode = await bench(options);
 } catch (cause) {
-  console.error(`bench: ${cause instanceof Error ? cause.message : cause}`);
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  console.error(`bench: ${isAbandoned ? "stopped" : reason}`);
   process.exitCode = 2;
 } finally {
   await processes.close();

@@ -11,8 +11,8 @@ export const descriptions: Record<SystemName, string> = {
   bridge:
     "this bridge, shipped defaults: log, delivery runs, acks, receipts, API key, tokens, logging",
   literal:
-    "one BullMQ job per message, stock Worker per connection: concurrency 1, jobs removed when done, events not kept, " +
-    "auto-pipelining, Queues and Workers on shared connections where BullMQ allows it",
+    "one BullMQ job per message, stock Worker per connection: concurrency 1, jobs removed when done, Queues and Workers on " +
+    "shared Redis connections where BullMQ allows it",
   publish: "bare PUBLISH relay, nothing durable",
   durable:
     "bare durable relay: XADD and PUBLISH in one pipeline, nothing acked, no receipts",
