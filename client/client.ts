@@ -425,8 +425,8 @@ class Connection implements Bridge {
         this.#report(
           new BridgeError(
             "server_error",
-            `the server reports an error${describe(frame)}`,
-            { problem: frame },
+            `the server reports an error${describe(frame.error)}`,
+            { problem: frame.error },
           ),
         );
         break;
@@ -595,7 +595,7 @@ class Connection implements Bridge {
     }
     const frame = {
       type: "ack",
-      ...(this.#seq.unacked ? { seq: this.#seq.at } : {}),
+      seq: this.#seq.at,
       ...(groups.length > 0
         ? {
             groups: Object.fromEntries(groups.map(([name, p]) => [name, p.at])),

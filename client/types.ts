@@ -207,7 +207,7 @@ export type Frame =
   | (Welcome & { readonly type: "welcome" })
   | { readonly type: "ping" }
   | { readonly type: "drain"; readonly reconnectAfterMs: number }
-  | (Problem & { readonly type: "error" })
+  | { readonly type: "error"; readonly error: Problem }
   | (Result & {
       readonly type: "result";
       readonly ref: string;

@@ -6,11 +6,13 @@ import {
   type Bridge,
   type BridgeError,
   connect,
+  type Frame,
   type Loss,
   type Message,
   type Options,
   type State,
 } from "../../client/client.js";
+import type { ServerFrame } from "../../shared/api.js";
 import { mayRetry } from "../../shared/close-codes.js";
 import {
   FakeClock,
@@ -796,7 +798,7 @@ t.test("groups", async (t) => {
     const { last, messages } = start(t);
     last().open().say(welcome({ groups }));
     last().say(toGroup("a", 10)).say(toGroup("a", 12)).say(toGroup("a", 12));
-    t.same(last().sent, [{ type: "ack", groups: { a: 12 } }]);
+    t.same(last().sent, [{ type: "ack", seq: 100, groups: { a: 12 } }]);
     t.match(messages, [{ id: "m_a12", group: "a", seq: undefined }]);
   });
 
@@ -878,10 +880,19 @@ t.test("requests", async (t) => {
   });
 });
 
+t.test("the frames are those of openapi.yaml", async (t) => {
+  // Compiles only while what the contract lets the server say is what the client understands.
+  const understood = (frame: ServerFrame): Frame => frame;
+  t.ok(understood);
+});
+
 t.test("an error frame reaches the application", async (t) => {
   const { last, errors } = start(t);
   last().open().say(welcome());
-  last().say({ type: "error", code: "too_fast", detail: "slow down" });
+  last().say({
+    type: "error",
+    error: { code: "too_fast", detail: "slow down" },
+  });
   t.match(errors, [
     {
       code: "server_error",
