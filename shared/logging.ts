@@ -18,12 +18,18 @@ const secretPaths = [
   'headers["sec-websocket-protocol"]',
 ];
 
+/** An error without the command that an ioredis error carries: its arguments are the messages of users. */
+function describeError(error: Error): object {
+  return { ...pino.stdSerializers.err(error), command: undefined };
+}
+
 /** A logger for one function. Level: `LOG_LEVEL`, default info. */
 export function createLogger(name: string, level: string): Logger {
   return pino({
     name,
     level,
     base: { name, pid: process.pid },
+    serializers: { err: describeError },
     redact: { paths: secretPaths, censor: "***" },
     timestamp: pino.stdTimeFunctions.isoTime,
   });

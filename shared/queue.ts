@@ -34,6 +34,8 @@ const workerIdleMs = 30_000;
 const closeDeadlineMs = 1_000;
 /** A job's lock, renewed at half of it; what an instance that died held is taken over on claim, long before. */
 const lockMs = 30_000;
+/** Scheduled jobs whose instance died are looked for this often. */
+const stalledInterval = 5_000;
 /** A failed fetch is tried again after this long (BullMQ's own default of 15 s is for batch work). */
 const fetchRetryMs = 500;
 /** How many Queue objects are kept for adding. */
@@ -89,9 +91,10 @@ export class DeliveryQueues {
         const root = createRedisBackend("root", {
           connection: this.#redis.client,
           prefix: bullPrefix,
-          skipVersionCheck: true,
           // Siblings inherit these; a Worker's own are not asked.
           lockDuration: lockMs,
+          stalledInterval,
+          maxStalledCount: always,
         } as Parameters<typeof createRedisBackend>[1]);
         root.on("error", (error: Error) =>
           this.#logger.debug({ err: error }, "BullMQ connection error"),
@@ -232,7 +235,6 @@ export class DeliveryQueues {
       sibling.blockingConnection = new RedisConnection(blocking, {
         shared: true,
         blocking: true,
-        skipVersionCheck: true,
       });
       return sibling;
     }) as BackendFactory<RedisQueueBackend>;
@@ -246,8 +248,8 @@ export class DeliveryQueues {
         connection: this.#redis.client,
         prefix: bullPrefix,
         concurrency: 50,
-        lockDuration: 10_000,
-        stalledInterval: 5_000,
+        lockDuration: lockMs,
+        stalledInterval,
         maxStalledCount: always,
         runRetryDelay: fetchRetryMs,
       },

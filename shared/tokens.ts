@@ -80,7 +80,7 @@ export class Tokens {
     }
     if (source === "") {
       const own = await this.#generated();
-      return { verify: createLocalJWKSet(own), sign: await signer(own) };
+      return { verify: localKeys(own), sign: await signer(own) };
     }
     if (/^[^/.:]+:[A-Za-z0-9+/=_-]+(,|$)/.test(source)) {
       const set: JSONWebKeySet = {
@@ -94,17 +94,14 @@ export class Tokens {
           };
         }),
       };
-      return { verify: createLocalJWKSet(set), sign: await signer(set) };
+      return { verify: localKeys(set), sign: await signer(set) };
     }
     const set = JSON.parse(await readFile(source, "utf8")) as JSONWebKeySet;
     const own = set.keys.some((key) => "k" in key || "d" in key)
       ? set
       : await this.#generated();
     return {
-      verify:
-        own === set
-          ? createLocalJWKSet(set)
-          : either(own, createLocalJWKSet(set)),
+      verify: own === set ? localKeys(set) : either(own, localKeys(set)),
       sign: await signer(own),
     };
   }
@@ -194,10 +191,28 @@ export class Tokens {
   }
 }
 
+/** Keys by `kid`; jose's own set leaves symmetric keys out. */
+function localKeys(set: JSONWebKeySet): JWTVerifyGetKey {
+  const secrets = set.keys.filter((key) => key.kty === "oct");
+  const others = createLocalJWKSet({
+    keys: set.keys.filter((key) => key.kty !== "oct"),
+  });
+  return (header, token) => {
+    if (header?.alg !== "HS256") return others(header, token);
+    const secret =
+      secrets.find((key) => key.kid === header.kid) ??
+      (secrets.length === 1 && header.kid === undefined
+        ? secrets[0]
+        : undefined);
+    if (!secret) throw new errors.JWKSNoMatchingKey();
+    return importJWK(secret, "HS256");
+  };
+}
+
 function either(own: JSONWebKeySet, theirs: JWTVerifyGetKey): JWTVerifyGetKey {
-  const ours = createLocalJWKSet(own);
+  const ours = localKeys(own);
   return (header, token) =>
-    header.kid === "bridge" ? ours(header, token) : theirs(header, token);
+    header?.kid === "bridge" ? ours(header, token) : theirs(header, token);
 }
 
 async function signer(set: JSONWebKeySet): Promise<Signer> {
