@@ -62,7 +62,7 @@ export function createGateway(routes: GatewayRoutes): Gateway {
         status: 426,
         code: "upgrade_required",
         detail: "Connect to this path with a WebSocket.",
-        headers: { Upgrade: "websocket", Connection: "Upgrade" },
+        headers: { Upgrade: "websocket", Connection: "Upgrade, close" },
       });
     else if (isUnder(path, "/_platform")) routes.own(req, res);
     else routes.http(req, res);

@@ -31,7 +31,8 @@ const UNUSED_CONNECTION_MS = 4_000;
 
 export interface HttpProxy {
   serve(req: IncomingMessage, res: ServerResponse): void;
-  close(): void;
+  /** Drops unused connections and keeps none any more: they would keep the function from ending. */
+  stopKeeping(): void;
 }
 
 export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
@@ -145,7 +146,13 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
     req.pipe(upstream);
   }
 
-  return { serve, close: () => agent.destroy() };
+  function stopKeeping(): void {
+    agent.maxFreeSockets = 0;
+    for (const sockets of Object.values(agent.freeSockets))
+      for (const socket of sockets ?? []) socket.destroy();
+  }
+
+  return { serve, stopKeeping };
 }
 
 function passAnswer(answer: IncomingMessage, res: ServerResponse): void {

@@ -139,12 +139,12 @@ export class Platform {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       this.#gateway.stopAccepting();
+      this.#httpProxy.stopKeeping();
       const { stopGraceMs } = this.#limits;
       await Promise.all([
         this.#httpPool.stop(stopGraceMs),
         this.#wsPool.stop(stopGraceMs),
       ]);
-      this.#httpProxy.close();
       await this.#gateway.close();
     })();
     return this.#closed;

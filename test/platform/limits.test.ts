@@ -1,0 +1,48 @@
+// What `npm start` can change, and what it says about mistakes.
+
+import t from "tap";
+import { defaultLimits, parseSettings } from "../../platform/limits.js";
+
+t.test("without variables the defaults hold", (t) => {
+  t.strictSame(parseSettings({}), {
+    gatewayPort: 8080,
+    limits: defaultLimits,
+    logLevel: "info",
+  });
+  t.end();
+});
+
+t.test(
+  "WS-TIME-1, WS-TIME-2: idle is 10 to 7,200 s, execution is not below it",
+  (t) => {
+    for (const seconds of ["10", "7200"])
+      t.match(parseSettings({ WS_IDLE_SECONDS: seconds }), {
+        limits: { wsIdleSeconds: Number(seconds) },
+      });
+    for (const seconds of ["9", "7201", "1.5", "abc"])
+      t.match(parseSettings({ WS_IDLE_SECONDS: seconds }), [
+        /^WS_IDLE_SECONDS must be a whole number from 10 to 7200/,
+      ]);
+    t.match(parseSettings({ WS_IDLE_SECONDS: "30", EXECUTION_SECONDS: "30" }), {
+      limits: { wsIdleSeconds: 30, wsExecutionSeconds: 30 },
+    });
+    t.match(parseSettings({ WS_IDLE_SECONDS: "31", EXECUTION_SECONDS: "30" }), [
+      /^EXECUTION_SECONDS \(30\) must not be below WS_IDLE_SECONDS \(31\)/,
+    ]);
+    t.match(parseSettings({ EXECUTION_SECONDS: "60" }), {
+      limits: { wsIdleSeconds: 60, wsExecutionSeconds: 60 },
+    });
+    t.end();
+  },
+);
+
+t.test("every mistake has its own line", (t) => {
+  const mistakes = parseSettings({
+    GATEWAY_PORT: "65536",
+    PREWARM: "-1",
+    LOG_LEVEL: "loud",
+  });
+  t.ok(Array.isArray(mistakes));
+  t.equal((mistakes as string[]).length, 3);
+  t.end();
+});
