@@ -26,7 +26,7 @@ code, pre, time { font: .875rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, mo
 #state[data-state="open"]::before { background: var(--accent); }
 #state[data-state="closed"]::before { background: var(--bad); }
 .line { display: flex; gap: .5rem; align-items: stretch; }
-.line code { flex: 1; min-width: 0; padding: .6rem .75rem; border-radius: .5rem; background: var(--field); overflow-x: auto; white-space: pre; }
+.line code { flex: 1; min-width: 0; padding: .6rem .75rem; border-radius: .5rem; background: var(--field); white-space: pre-wrap; overflow-wrap: anywhere; }
 button { font: inherit; font-size: .875rem; padding: 0 .9rem; border: 1px solid var(--line); border-radius: .5rem; background: transparent; color: inherit; cursor: pointer; }
 button:hover { background: var(--field); }
 button:disabled { opacity: .5; cursor: default; }

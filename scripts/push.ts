@@ -33,8 +33,8 @@ async function push(
 
 function problemLine(body: string): string | undefined {
   try {
-    const { code, detail } = JSON.parse(body) as Record<string, unknown>;
-    return typeof code === "string" ? `${code}: ${String(detail)}` : undefined;
+    const { code, detail, title } = JSON.parse(body) as Record<string, string>;
+    return code === undefined ? undefined : `${code}: ${detail ?? title}`;
   } catch {
     return undefined;
   }
