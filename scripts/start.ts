@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 
 import { parseSettings } from "../platform/limits.js";
 import { ConfigError, parseConfig } from "../shared/config.js";
-import { createLogger, loggableUrl } from "../shared/logging.js";
+import { createLogger } from "../shared/logging.js";
 import { RedisLink } from "../shared/redis.js";
 import { endChild, exitOf, SetupError, tiedToUs } from "./programs.js";
 import { startRedis } from "./redis.js";
@@ -98,8 +98,9 @@ async function useRedis(url: string): Promise<Redis> {
       );
       if (isThere || stopAskedAt !== undefined) break;
       if (Date.now() > deadline) {
+        const shown = url.replace(/\/\/[^@/]*@/, "//***@");
         throw new SetupError(
-          `Redis does not answer at ${loggableUrl(url)}: start it, or unset REDIS_URL to get one started here.`,
+          `Redis does not answer at ${shown}: start it, or unset REDIS_URL to get one started here.`,
         );
       }
       await sleep(50);
