@@ -15,6 +15,7 @@ export async function runHalf(halves: { http: Half; ws: Half }): Promise<void> {
   if (name !== "http" && name !== "ws") {
     throw new Error("usage: node <baseline>.js http|ws (REDIS_URL set)");
   }
+  process.once("SIGTERM", () => process.exit()); // an orderly end, so that a CPU profile is written
   await halves[name]();
 }
 

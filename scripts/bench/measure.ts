@@ -1,6 +1,8 @@
 // One round of one system: fresh processes for the idle sockets, fresh ones again for the messages, all figures out.
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { ask } from "../resp.js";
@@ -25,6 +27,7 @@ export interface Workload {
   /** Open sockets without traffic, for memory and Redis connections. */
   sockets: number;
   appendOnly: boolean;
+  /** Directory for a CPU profile of each server process and Redis' command statistics, if wanted. */
   profiles: string | undefined;
 }
 
@@ -88,6 +91,7 @@ async function setUp(
   { appendOnly, profiles }: Workload,
   processes: Processes,
 ): Promise<Setting> {
+  if (profiles !== undefined) await mkdir(profiles, { recursive: true });
   const redis = await processes.startRedis(appendOnly);
   const pair = await startSystem(system, processes, {
     redisUrl: redis.url,
@@ -186,6 +190,10 @@ async function messages(
     run("loaded", workload.messages, publishers),
     beforeLoad,
   );
+  if (workload.profiles !== undefined) {
+    const stats = String(await ask(redis.port, "INFO", "commandstats"));
+    await writeFile(join(workload.profiles, `${system}-redis.txt`), stats);
+  }
   return {
     figures: {
       idleP50: idle.p50,

@@ -10,7 +10,7 @@ export const usage = `npm run bench -- [options]
   --sockets n      idle sockets for memory and Redis connections (default 1000)
   --appendonly     Redis with an append-only file, synced every second (default: no persistence)
   --json file      writes every figure of every round
-  --profile dir    writes a CPU profile of each server process of the last round
+  --profile dir    writes CPU profiles of the server processes and Redis' command statistics (last round)
   --quick          one small round: a smoke test, its figures mean little`;
 
 export interface Options extends Workload {
