@@ -291,7 +291,9 @@ function checkAnswers(app: FastifyInstance, contract: Contract): void {
       path: request.routeOptions.url?.replaceAll(/:(\w+)/g, "{$1}"),
       status: reply.statusCode,
       contentType: typeof type === "string" ? type : undefined,
-      body: typeof payload === "string" ? payload : "",
+      // fastify cuts the body of an answer to HEAD off after this hook.
+      body:
+        typeof payload === "string" && request.method !== "HEAD" ? payload : "",
     });
     if (mistakes.length > 0)
       done(new Error(`answer breaks openapi.yaml: ${mistakes.join("; ")}`));

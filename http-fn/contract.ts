@@ -411,7 +411,7 @@ function invalid(
 ): BridgeError {
   const [first] = found ?? [];
   const extra: unknown =
-    first?.params["additionalProperty"] ?? first?.params["propertyName"];
+    first?.propertyName ?? first?.params["additionalProperty"];
   const where = `${prefix}${first?.instancePath ?? ""}${typeof extra === "string" ? `/${escapePointer(extra)}` : ""}`;
   const errors = [{ pointer: where, message: sentence(found ?? []) }];
   return new BridgeError(code, {

@@ -44,15 +44,17 @@ export function followReceipt({ bridge, live }: FollowDeps) {
     const form = formOf(request);
     return live.during(reply, async (gone) => {
       const receipts = bridge.follow(messageId, gone.signal);
-      // The first one before the head, so that an unknown message is still a proper 404.
-      const first = await receipts.next();
-      if (first.done) throw new BridgeError("message_not_found");
-      if (seen === idOf(first.value) && isFinal(first.value.status)) {
-        gone.abort();
-        return reply.code(204).send();
+      try {
+        // The first one before the head, so that an unknown message is still a proper 404.
+        const first = await receipts.next();
+        if (first.done) throw new BridgeError("message_not_found");
+        if (seen === idOf(first.value) && isFinal(first.value.status))
+          return reply.code(204).send();
+        await stream(reply, form, first.value, receipts);
+        return reply;
+      } finally {
+        await receipts.return(undefined);
       }
-      await stream(reply, form, first.value, receipts);
-      return reply;
     });
   };
 }

@@ -1,0 +1,256 @@
+/** What only a real socket shows: slow and broken requests, large bodies, HEAD on the wire. */
+import { once } from "node:events";
+import { connect, type AddressInfo, type Socket } from "node:net";
+import t, { type Test } from "tap";
+import type { Problem } from "../../shared/api.js";
+import { setup, type FakeSetup } from "../fixtures/fake-bridge.js";
+
+const HOST = "Host: 127.0.0.1\r\n";
+
+/** Short limits, so that a test need not wait for the real ones. */
+const timeouts = { headersMs: 300, requestMs: 300, checkMs: 50 };
+
+interface Listening extends FakeSetup {
+  port: number;
+  dial(): Socket;
+}
+
+async function listening(
+  t: Test,
+  deps: Parameters<typeof setup>[1] = {},
+): Promise<Listening> {
+  const fake = setup(t, deps);
+  await fake.app.listen({ host: "127.0.0.1", port: 0 });
+  const { port } = fake.app.server.address() as AddressInfo;
+  const dial = () => {
+    const socket = connect(port, "127.0.0.1");
+    socket.on("error", () => undefined);
+    t.teardown(() => socket.destroy());
+    return socket;
+  };
+  return { ...fake, port, dial };
+}
+
+/** Everything the server says until it hangs up. */
+async function untilClosed(socket: Socket): Promise<string> {
+  let text = "";
+  socket.on("data", (chunk) => (text += chunk.toString("latin1")));
+  await once(socket, "close");
+  return text;
+}
+
+/** The first answer on a connection that stays open. */
+async function firstAnswer(
+  socket: Socket,
+): Promise<{ head: string; body: string }> {
+  let text = "";
+  for await (const chunk of socket as AsyncIterable<Buffer>) {
+    text += chunk.toString("latin1");
+    const [head = "", body = ""] = text.split("\r\n\r\n", 2);
+    const length = Number(/content-length: (\d+)/i.exec(head)?.[1]);
+    if (body.length >= length) return { head, body };
+  }
+  throw new Error(`closed after ${JSON.stringify(text)}`);
+}
+
+function problemIn(text: string): Problem {
+  t.match(text, /content-type: application\/problem\+json/i);
+  return JSON.parse(text.slice(text.indexOf("\r\n\r\n") + 4)) as Problem;
+}
+
+t.test("what is too slow or broken is cut with a problem", async (t) => {
+  const cases: [name: string, bytes: string, status: number, code: string][] = [
+    [
+      "headers that never end",
+      `GET /healthz HTTP/1.1\r\n${HOST}X-A: `,
+      408,
+      "request_timeout",
+    ],
+    ["a connection that says nothing", "", 408, "request_timeout"],
+    [
+      "a body that never ends",
+      `POST /v1/connections HTTP/1.1\r\n${HOST}Content-Length: 9\r\n\r\n{`,
+      408,
+      "request_timeout",
+    ],
+    [
+      "9 KB of headers",
+      `GET /healthz HTTP/1.1\r\n${HOST}X-A: ${"a".repeat(9_000)}\r\n\r\n`,
+      431,
+      "headers_too_large",
+    ],
+    [
+      "2,000 headers",
+      `GET /healthz HTTP/1.1\r\n${HOST}${"abc: def\r\n".repeat(2_000)}\r\n`,
+      431,
+      "headers_too_large",
+    ],
+    ["no HTTP", "HELLO\r\n\r\n", 400, "bad_request"],
+    [
+      "length and chunks",
+      `POST /v1/connections HTTP/1.1\r\n${HOST}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+      400,
+      "bad_request",
+    ],
+    [
+      "two lengths",
+      `POST /v1/connections HTTP/1.1\r\n${HOST}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}`,
+      400,
+      "bad_request",
+    ],
+    [
+      "a bare line feed in a header",
+      `GET /healthz HTTP/1.1\r\n${HOST}A: b\nC\r\n\r\n`,
+      400,
+      "bad_request",
+    ],
+  ];
+  const { dial } = await listening(t, { timeouts });
+  for (const [name, bytes, status, code] of cases)
+    await t.test(name, async (t) => {
+      const socket = dial();
+      socket.write(bytes);
+      const text = await untilClosed(socket);
+      t.match(text, new RegExp(`^HTTP/1\\.1 ${status} `));
+      t.match(problemIn(text), { status, code });
+    });
+});
+
+t.test("no Host is 400 and closed", async (t) => {
+  const { dial } = await listening(t);
+  const socket = dial();
+  socket.write("GET /healthz HTTP/1.1\r\n\r\n");
+  t.match(await untilClosed(socket), /^HTTP\/1\.1 400 /);
+});
+
+t.test("a wait is not cut by the request timeout", async (t) => {
+  const { dial, bridge } = await listening(t, { timeouts });
+  const to = bridge.connect();
+  const socket = dial();
+  socket.write(
+    `POST /v1/connections/${to}/messages?wait=1 HTTP/1.1\r\n${HOST}Content-Length: 1\r\n\r\nx`,
+  );
+  const { head } = await firstAnswer(socket);
+  t.match(head, /^HTTP\/1\.1 202 /);
+  t.match(head, /preference-applied: wait=1/i);
+});
+
+t.test("a body declared too large is refused before it is sent", async (t) => {
+  const { dial, bridge } = await listening(t);
+  const socket = dial();
+  socket.write(
+    `POST /v1/connections/${bridge.connect()}/messages HTTP/1.1\r\n${HOST}Content-Length: 1000000\r\n\r\n`,
+  );
+  const { head, body } = await firstAnswer(socket);
+  t.match(head, /^HTTP\/1\.1 413 /);
+  t.match(JSON.parse(body), {
+    code: "payload_too_large",
+    limit: 262_144,
+    actual: 1_000_000,
+  });
+});
+
+t.test(
+  "a body that grows too large is refused when the limit is passed, and the answer is readable",
+  async (t) => {
+    const { dial, bridge } = await listening(t);
+    const socket = dial();
+    socket.write(
+      `POST /v1/connections/${bridge.connect()}/messages HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n`,
+    );
+    const chunk = `10000\r\n${"x".repeat(65_536)}\r\n`;
+    for (let sent = 0; sent < 6; sent++) socket.write(chunk);
+    const { head, body } = await firstAnswer(socket);
+    t.match(head, /^HTTP\/1\.1 413 /);
+    const { actual = 0, limit } = JSON.parse(body) as Problem;
+    t.equal(limit, 262_144);
+    t.ok(actual > 262_144 && actual <= 262_144 + 65_536, `counted ${actual}`);
+    t.equal(bridge.pushes.length, 0);
+  },
+);
+
+t.test("262,144 bytes in chunks arrive unchanged", async (t) => {
+  const { dial, bridge } = await listening(t);
+  const body = Buffer.alloc(262_144, "0123456789abcdef");
+  const socket = dial();
+  socket.write(
+    `POST /v1/connections/${bridge.connect()}/messages HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n`,
+  );
+  for (let at = 0; at < body.length; at += 65_536) {
+    socket.write("10000\r\n");
+    socket.write(body.subarray(at, at + 65_536));
+    socket.write("\r\n");
+  }
+  socket.write("0\r\n\r\n");
+  t.match((await firstAnswer(socket)).head, /^HTTP\/1\.1 202 /);
+  t.ok(bridge.pushes[0]?.body.equals(body));
+});
+
+t.test("without a valid key nobody's body is waited for", async (t) => {
+  const { dial } = await listening(t, {
+    apiKeys: [
+      {
+        name: "a",
+        scopes: new Set(["push"] as const),
+        sha256: Buffer.alloc(32),
+      },
+    ],
+  });
+  const socket = dial();
+  socket.write(
+    `POST /v1/connections/c_aaaaaaaaaaaaaaaaaaaaaa/messages HTTP/1.1\r\n${HOST}Content-Length: 200000\r\n\r\n`,
+  );
+  t.match((await firstAnswer(socket)).head, /^HTTP\/1\.1 401 /);
+});
+
+t.test(
+  "requests on one connection are answered one after the other, HEAD without a body",
+  async (t) => {
+    const { dial, bridge } = await listening(t);
+    const id = bridge.connect();
+    const socket = dial();
+    socket.write(
+      `HEAD /v1/connections/${id} HTTP/1.1\r\n${HOST}\r\n` +
+        `HEAD /v1/connections/c_ HTTP/1.1\r\n${HOST}\r\n` +
+        `GET /healthz HTTP/1.1\r\n${HOST}Connection: close\r\n\r\n`,
+    );
+    const text = await untilClosed(socket);
+    t.same(text.match(/^HTTP\/1\.1 \d+/gm), [
+      "HTTP/1.1 200",
+      "HTTP/1.1 404",
+      "HTTP/1.1 200",
+    ]);
+    t.equal(text.match(/\{/g)?.length, 1, "only GET has a body");
+  },
+);
+
+t.test("a caller that leaves ends its stream", async (t) => {
+  const { dial, bridge, app } = await listening(t);
+  const { messageId } = await bridge.push({
+    connectionId: bridge.connect(),
+    body: Buffer.alloc(0),
+    contentType: "text/plain",
+    binary: false,
+    ttlSeconds: 9,
+  });
+  const socket = dial();
+  socket.write(`GET /v1/messages/${messageId}/events HTTP/1.1\r\n${HOST}\r\n`);
+  await once(socket, "data");
+  t.equal(bridge.following, 1);
+  socket.destroy();
+  const deadline = Date.now() + 5_000;
+  while (bridge.following > 0 && Date.now() < deadline)
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  t.equal(bridge.following, 0);
+
+  const second = dial();
+  second.write(`GET /v1/messages/${messageId}/events HTTP/1.1\r\n${HOST}\r\n`);
+  await once(second, "data");
+  const closed = untilClosed(second);
+  await app.close();
+  t.notMatch(
+    await closed,
+    /\r\n0\r\n\r\n$/,
+    "a stream that was cut does not look complete",
+  );
+});
