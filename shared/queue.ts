@@ -248,6 +248,8 @@ export class DeliveryQueues {
         connection: this.#redis.client,
         prefix: bullPrefix,
         concurrency: 50,
+        // A frozen instance may hold the wake-up of a due message: look by ourselves now and then.
+        drainDelay: 2,
         lockDuration: lockMs,
         stalledInterval,
         maxStalledCount: always,
@@ -278,10 +280,6 @@ export class DeliveryQueues {
 
 async function closeWithin(worker: Worker | undefined): Promise<void> {
   if (!worker) return;
-  // A waiter in BZPOPMIN ends when its connection does.
-  void (worker.getBackend() as unknown as RedisQueueBackend).disconnectBlocking(
-    false,
-  );
   let timer: NodeJS.Timeout | undefined;
   await Promise.race([
     worker.close(),
