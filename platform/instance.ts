@@ -80,6 +80,8 @@ export class Instance {
   readonly exited: Promise<Exit>;
   /** Clock time when it became ready. */
   readyAt: number | undefined;
+  /** Clock time since when it serves nothing. */
+  idleSince = 0;
   /** Invocations it has begun to serve. */
   served = 0;
   /** Invocations it serves now. */
@@ -122,16 +124,18 @@ export class Instance {
 
   /** An invocation ended here. */
   leave(): void {
-    if (--this.active === 0 && this.#state === "serving")
-      this.#setState("ready");
+    if (--this.active > 0) return;
+    this.idleSince = this.#options.clock.now();
+    if (this.#state === "serving") this.#setState("ready");
   }
 
   /** Asks the process to end (SIGTERM), makes it end after `graceMs` (SIGKILL). Any time, any number of times. */
   async stop(graceMs: number): Promise<void> {
     if (this.#state === "gone") return;
+    const isFirst = this.#state !== "recycling"; // a second SIGTERM may mean "now" to a function
     this.#setState("recycling");
     if (this.#child === undefined) this.#gone(null, null);
-    this.#signal("SIGTERM");
+    if (isFirst) this.#signal("SIGTERM");
     const cancel = this.#options.clock.setTimer(graceMs, () => this.kill());
     await this.exited;
     cancel();
@@ -164,6 +168,7 @@ export class Instance {
       if (!this.#is("provisioning")) throw this.#unwanted();
       await this.#initialise();
       this.readyAt = this.#options.clock.now();
+      this.idleSince = this.readyAt;
       this.#setState("ready");
     } catch (error) {
       this.kill();

@@ -25,7 +25,7 @@ export interface Limits {
   readonly queueMs: number;
   /** From SIGTERM to SIGKILL when an instance is recycled. */
   readonly recycleGraceMs: number;
-  /** From SIGTERM to SIGKILL when the platform stops: time for clients to be sent away. */
+  /** From SIGTERM to SIGKILL when the platform stops: ws-fn's reconnect slots (5 s), 5 s of patience, and a bit. */
   readonly stopGraceMs: number;
   /** From the first half-closed line of a tunnel to the end of both. */
   readonly lingerMs: number;
@@ -55,7 +55,7 @@ export const defaultLimits: Limits = Object.freeze({
   settleMs: 50,
   queueMs: 2_000,
   recycleGraceMs: 2_000,
-  stopGraceMs: 10_000,
+  stopGraceMs: 12_000,
   lingerMs: 5_000,
   readySeconds: 60,
   restartMinMs: 100,

@@ -59,6 +59,7 @@ const MAX_PILED_BYTES = 1_048_576;
 /** Writes lines to a stream; says how many it dropped as soon as there is room again. */
 export function boundedLines(target: Writable): (line: string) => void {
   let dropped = 0;
+  target.on("error", nothing); // whoever read it may be gone
   return (line) => {
     if (target.writableLength > MAX_PILED_BYTES) {
       dropped++;

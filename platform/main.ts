@@ -9,6 +9,9 @@ import { Platform, PlatformError } from "./platform.js";
 /** One Ctrl-C reaches us several times: from the terminal, and passed on by npm and whatever it started. */
 const SAME_SIGNAL_MS = 1_000;
 
+/** The printed example is a nicety: it must not hold up the start for longer. */
+const PREPARE_MS = 2_000;
+
 const say = boundedLines(process.stdout);
 const complain = boundedLines(process.stderr);
 
@@ -50,7 +53,7 @@ async function run({ gatewayPort, limits, logLevel }: Settings): Promise<void> {
     });
 
   try {
-    announce(await platform.start());
+    await announce(await platform.start());
   } catch (error) {
     if (stopping) return;
     complain(error instanceof PlatformError ? error.message : String(error));
@@ -58,12 +61,38 @@ async function run({ gatewayPort, limits, logLevel }: Settings): Promise<void> {
   }
 }
 
-function announce(port: number): void {
+/** Prints the addresses, and a listener and a push that find each other when copied as they are. */
+async function announce(port: number): Promise<void> {
   const origin = `http://127.0.0.1:${port}`;
-  const key = process.env["API_KEYS"] ? ' -H "Authorization: Bearer $KEY"' : "";
   say(`page        ${origin}/`);
   say(`WebSocket   ws://127.0.0.1:${port}/ws`);
-  say(`push        curl${key} -d hello ${origin}/v1/broadcast`);
   say(`watch       curl ${origin}/_platform/invocations`);
+  const prepared = await prepareConnection(origin);
+  if (prepared) {
+    const { connectionId, url } = prepared;
+    say(`listen      npm run listen -- --url '${url}'`);
+    say(
+      `push        curl -d hello ${origin}/v1/connections/${connectionId}/messages`,
+    );
+  } else {
+    const key = ' -H "Authorization: Bearer $KEY"';
+    say(`prepare     curl${key} -X POST ${origin}/v1/connections`);
+  }
   say(`ready ${origin}`);
+}
+
+/** A connection to try things out with; undefined when the function wants a key for it, or has none to give. */
+async function prepareConnection(
+  origin: string,
+): Promise<{ connectionId: string; url: string } | undefined> {
+  try {
+    const answer = await fetch(`${origin}/v1/connections`, {
+      method: "POST",
+      signal: AbortSignal.timeout(PREPARE_MS),
+    });
+    if (answer.status !== 201) return undefined;
+    return (await answer.json()) as { connectionId: string; url: string };
+  } catch {
+    return undefined;
+  }
 }

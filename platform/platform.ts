@@ -73,7 +73,7 @@ export class Platform {
       concurrency: limits.httpConcurrency,
       prewarm: 1,
       maxInstances: limits.httpMaxInstances,
-      maxIdle: 1,
+      maxIdle: limits.httpMaxInstances,
       settleMs: 0,
       clock,
       log,

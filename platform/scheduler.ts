@@ -52,6 +52,7 @@ export class Pool {
   #starting = 0;
   #failures = 0;
   #backingOff = false;
+  #sweeping = false;
   #stopping = false;
 
   constructor(options: PoolOptions) {
@@ -124,14 +125,13 @@ export class Pool {
 
   /** Takes an instance back; `recycle` when it must not serve again [WS-LIFE-9]. */
   release(instance: Instance, recycle: boolean): void {
-    if (recycle || this.#stopping) {
+    const { settleMs } = this.#options;
+    if (recycle || settleMs === 0 || this.#stopping) {
       instance.leave();
-      this.#retire(instance);
-    } else if (this.#options.settleMs === 0) {
-      instance.leave();
-      this.#freed(instance);
+      if (recycle) this.#retire(instance);
+      else this.#freed(instance);
     } else {
-      this.#later(this.#options.settleMs, () => {
+      this.#later(settleMs, () => {
         instance.leave();
         this.#freed(instance);
       });
@@ -242,17 +242,29 @@ export class Pool {
     });
     if (taken) return this.#fill();
     if (instance.active > 0 || this.#stopping) return;
+    const { maxIdle, prewarm } = this.#options;
+    if (this.#idle().length > Math.max(maxIdle, prewarm))
+      this.#retire(instance);
+    this.#sweepLater();
+  }
 
-    const { maxIdle, prewarm, warmTtlSeconds } = this.#options;
-    const idle = this.#idle();
-    if (idle.length > Math.max(maxIdle, prewarm)) this.#retire(instance);
-    else if (idle.length > prewarm) {
-      const served = instance.served;
-      this.#later(warmTtlSeconds * 1_000, () => {
-        const unused = instance.active === 0 && instance.served === served;
-        if (unused && this.#idle().length > prewarm) this.#retire(instance);
-      });
+  /** One timer for all: it ends the instance that has been unused longest when its time is over, and looks again. */
+  #sweepLater(): void {
+    const { clock, prewarm, warmTtlSeconds } = this.#options;
+    if (this.#sweeping) return;
+    const idle = this.#idle().sort((a, b) => a.idleSince - b.idleSince);
+    const [oldest] = idle;
+    if (oldest === undefined || idle.length <= prewarm) return;
+    const left = oldest.idleSince + warmTtlSeconds * 1_000 - clock.now();
+    if (left <= 0) {
+      this.#retire(oldest);
+      return this.#sweepLater();
     }
+    this.#sweeping = true;
+    this.#later(left, () => {
+      this.#sweeping = false;
+      this.#sweepLater();
+    });
   }
 
   #idle(): Instance[] {
