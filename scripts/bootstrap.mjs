@@ -32,6 +32,8 @@ const LOCK = inRoot(".bridge/setup.lock");
 const LOCK_STALE_MS = 15_000;
 /** Ctrl-C in a terminal reaches the child by itself; a signal sent to us alone is passed on after this long. */
 const FORWARD_DELAY_MS = 500;
+/** How often to look whether npm is still there. */
+const PARENT_LOOK_MS = 1_000;
 /** How much of npm's complaint is shown. */
 const NPM_LINES = 12;
 
@@ -85,6 +87,7 @@ async function main([verb, ...args]) {
   }
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"])
     process.on(signal, () => onSignal(signal));
+  if (process.env.npm_lifecycle_event) endWithParent();
 
   const known = ["build", "check", "generate"];
   if (!known.includes(verb) && !fs.existsSync(inRoot(`scripts/${verb}.ts`))) {
@@ -328,6 +331,17 @@ function onSignal(signal) {
   const forward = () => children.forEach((child) => child.kill(signal));
   if (signal === "SIGTERM") forward();
   else setTimeout(forward, FORWARD_DELAY_MS).unref();
+}
+
+/** npm killed outright passes nothing on; that our parent is another one then is all there is to see. */
+function endWithParent() {
+  const parent = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(timer);
+    onSignal("SIGTERM");
+  }, PARENT_LOOK_MS);
+  timer.unref();
 }
 
 function signalCode(signal) {
