@@ -25,6 +25,8 @@ const retryMs = (times: number): number => Math.min(50 * times, 500);
 /** No answer for this long means that Redis is frozen: 503 well within the promised second. */
 const commandTimeoutMs = 800;
 const connectTimeoutMs = 2_000;
+/** Commands right after the start wait this long for the first connection: a cold start is no outage. */
+const firstConnectMs = 700;
 /** A canary is sent this often through the subscriber connection … */
 const canaryEveryMs = 2_000;
 /** … and after this much silence the connection is given up: it may be open and deaf. */
@@ -278,6 +280,8 @@ export class RedisLink {
   #suspect = false;
   #probe: NodeJS.Timeout | undefined;
   #closed = false;
+  /** Until the first connection stands, failed, or takes too long. */
+  #opening: Promise<void> | undefined;
 
   constructor(url: string, scripts: readonly Script[], logger: Logger) {
     this.#address = parseAddress(url);
@@ -291,9 +295,21 @@ export class RedisLink {
     for (const script of scripts)
       this.client.defineCommand(script.name, {
         numberOfKeys: script.keys,
-        lua: script.lua,
+        // Bells are sharded on a Cluster; scripts say @publish for either.
+        lua: script.lua.replaceAll("@publish", this.publishCommand),
       });
     this.#watch(this.client, "commands");
+    this.#opening = this.#firstConnection();
+  }
+
+  async #firstConnection(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, firstConnectMs);
+      this.client.once("ready", resolve).once("close", resolve);
+    });
+    clearTimeout(timer);
+    this.#opening = undefined;
   }
 
   /** True while Redis answers, as far as is known. */
@@ -324,6 +340,7 @@ export class RedisLink {
     keys: readonly string[],
     args: readonly Argument[],
   ): Promise<unknown> {
+    if (this.#opening) await this.#opening;
     if (this.#suspect) throw away();
     try {
       const call = (this.client as unknown as Record<string, ScriptCall>)[name];
@@ -336,6 +353,7 @@ export class RedisLink {
 
   /** Any plain command, for the few places that need no script. */
   async command(name: string, ...args: Argument[]): Promise<unknown> {
+    if (this.#opening) await this.#opening;
     if (this.#suspect) throw away();
     try {
       return await this.client.call(name, ...args);
