@@ -145,16 +145,16 @@ export class DeliveryQueues {
         addDeadlineMs,
       );
     });
-    try {
+    const add = async () => {
       const queue = await this.#queue(keys.queue(connectionId));
-      await Promise.race([
-        queue.add(
-          "deliver",
-          {},
-          { removeOnComplete: true, removeOnFail: true, attempts: 1 },
-        ),
-        deadline,
-      ]);
+      await queue.add(
+        "deliver",
+        {},
+        { removeOnComplete: true, removeOnFail: true, attempts: 1 },
+      );
+    };
+    try {
+      await Promise.race([add(), deadline]);
       await this.#redis.publish(`${channels.bell(connectionId)}${epoch}`, "j");
     } catch (error) {
       this.#logger.warn({ err: error, connectionId }, "deliver job not added");
@@ -357,7 +357,6 @@ class LazyWorker implements DeliveryWorker {
       if (this.#closing) return;
       const bell = new Doorbell();
       this.#bell = bell;
-      this.#abort = new AbortController();
       const factory = ((name: string) => {
         const sibling = root.forQueue(name) as RedisQueueBackend;
         sibling.waitForJob = async (timeout: number) => {
@@ -407,6 +406,8 @@ class LazyWorker implements DeliveryWorker {
   async #process(job: Job, token: string | undefined): Promise<void> {
     clearTimeout(this.#idle);
     this.#busy = true;
+    // A lock that was lost ended its own run only.
+    if (!this.#closing) this.#abort = new AbortController();
     try {
       const outcome = await this.#run(this.#abort.signal);
       if (outcome === "again") {
