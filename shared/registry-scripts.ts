@@ -97,7 +97,7 @@ return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.c
  * The owner is alive. Recreates what a failover lost; the higher epoch wins.
  * KEYS as in claim
  * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs expire(1|0)
- * Returns {'ok', seq, waiting}, {'fenced'} or {'ended', code, words}.
+ * Returns {'ok', seq, waiting, recreated (1|0)}, {'fenced'} or {'ended', code, words}.
  */
 export const renewScript: Script = {
   name: "bridgeRenew",
@@ -116,7 +116,7 @@ local seq = math.max(tonumber(c[3] or 0), tonumber(ARGV[4]))
 redis.call('HSET', KEYS[1], 'state', 'open', 'owner', ARGV[2], 'lease', text(ms + tonumber(ARGV[3])), 'seq', text(seq))
 if c[1] ~= 'open' then redis.call('HDEL', KEYS[1], 'until') end
 if ARGV[12] == '1' or not c[1] then expire(1, #KEYS, tonumber(ARGV[11])) end
-return {'ok', text(seq), redis.call('LLEN', KEYS[9])}
+return {'ok', text(seq), redis.call('LLEN', KEYS[9]), c[1] and 0 or 1}
 `,
 };
 

@@ -236,9 +236,17 @@ export class Registry {
         owner.expire ? 1 : 0,
       ])) as unknown[]
     ).map(String);
-    const [kind, first, second] = reply;
-    if (kind === "ok")
+    const [kind, first, second, recreated] = reply;
+    if (kind === "ok") {
+      // What lost the connection lost its place in the lists as well.
+      if (recreated === "1")
+        await this.#lookAgain(
+          connectionId,
+          Date.now() + this.#options.leaseMs,
+          true,
+        );
       return { kind, seq: Number(first), waiting: Number(second) };
+    }
     if (kind === "ended")
       return { kind, code: Number(first), words: second ?? "" };
     return { kind: "fenced" };
