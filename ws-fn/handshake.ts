@@ -92,7 +92,10 @@ export function readHandshake(
   rules: HandshakeRules,
 ): Asked {
   checkOrigin(request, rules);
-  const url = new URL(request.url, "http://localhost");
+  const url = URL.canParse(request.url, "http://localhost")
+    ? new URL(request.url, "http://localhost")
+    : undefined;
+  if (!url) throw new BridgeError("bad_request", { detail: "that is no URL" });
   if (!/(^|\/)(ws\/?)?$/.test(url.pathname))
     throw new BridgeError("not_found", { detail: "WebSockets are at /ws" });
 
