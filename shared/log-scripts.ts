@@ -4,29 +4,34 @@
  *
  * An entry of the log has two fields: `h`, the header, and `b`, the body as posted. The doorbell carries the same
  * header, so that both ends of the wire format stand here and in log.ts. Header, separated by spaces:
- *   expiresAt binary cumulativeBytes scheduledId|- onlyEpoch|- topic|- contentType
+ *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- binary contentType
  */
 import type { Script } from "./redis.js";
 
-/** Shared by all: clock, number format, and what state a connection is in by now. */
+/** Shared by all: clock, number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
 const prelude = `
 local T = redis.call('TIME')
 local us = T[1] * 1000000 + T[2]
 local ms = math.floor(us / 1000)
 local function text(n) return string.format('%.0f', n) end
+local tag = string.sub(KEYS[1], 8, -6)
+local function news(word) redis.call('@publish', 'news:' .. tag, word) end
 `;
 
 /**
- * Whether the connection takes messages. Needs HMGET state, until, lease, ended, reason at c[1..5] and ARGV-given resume time.
- * A lapse (prepared too long, away too long, lease and resume window over) is found on read; who finds it ends it.
+ * Whether the connection takes messages. A lapse (prepared too long, away too long, lease and resume window over) is
+ * found on read; who finds it ends it.
  */
 const liveness = `
-local function refuse(c, resume)
-  if not c[1] then return {'not_found'} end
-  if c[1] == 'ended' then return {'ended', c[4], c[5] or ''} end
-  if c[1] == 'open' then
-    if ms > tonumber(c[3]) + resume then return {'lapsed'} end
-  elseif ms > tonumber(c[2]) then return {'lapsed'} end
+local function refuse(state, lease, resume)
+  if state == 'open' then
+    if ms > tonumber(lease) and ms > tonumber(lease) + tonumber(resume) then return {'lapsed'} end
+    return nil
+  end
+  if not state then return {'not_found'} end
+  local r = redis.call('HMGET', KEYS[1], 'until', 'ended', 'reason')
+  if state == 'ended' then return {'ended', r[2], r[3] or ''} end
+  if ms > tonumber(r[1]) then return {'lapsed'} end
   return nil
 end
 `;
@@ -46,35 +51,26 @@ local function replay(key, fingerprint)
 end
 `;
 
+/** What a message counts for besides its body, bytes; so a log of empty messages is bounded by bytes, too. */
+export const messageOverheadBytes = 64;
+
 /**
- * Append + flag + doorbell.
- * KEYS conn log index fates topics scheduled idempotency
- * ARGV 1 producer 2 counter 3 body 4 binary 5 contentType 6 ttlMs 7 topic|- 8 scheduledId|- 9 fingerprint 10 idempotencyMs
- *      11 busyMs 12 maxMessages 13 maxBytes 14 publish 15 bell 16 news 17 bellBytes 18 resumeMs 19 flagMs
- * Returns {'accepted', seq, expiresAt, online, epoch when a job is needed else 0, status} or {refusal, …}.
- *
  * The producer's counter makes a second execution harmless: ioredis sends a command again when its reply was
  * lost. Only a set bit is a duplicate; a counter older than the bitmap's 64 is an unknown outcome, never a 202.
  */
-export const appendScript: Script = {
-  name: "bridgeAppend",
-  keys: 7,
-  lua: `${prelude}${liveness}${idempotency}
-local field = 'p:' .. ARGV[1]
-local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'flag', 'total', 'trimmed', 'readTo', field)
-local no = refuse(c, tonumber(ARGV[18]))
-if no then return no end
-
-local mark, waiting
-if ARGV[8] == '-' then
+const deduplicate = `
   local n = tonumber(ARGV[2])
   local high, lo, hi = n - 1, 0, 0
   local fresh = true
-  if c[12] then
-    local a, b, d = string.match(c[12], '^(%d+):(%d+):(%d+)')
+  if c[9] then
+    local a, b, d = string.match(c[9], '^(%d+):(%d+):(%d+)')
     high, lo, hi = tonumber(a), tonumber(b), tonumber(d)
   end
-  if n > high then
+  if n == high + 1 then
+    hi = bit.bor(bit.lshift(hi, 1), bit.rshift(lo, 31))
+    lo = bit.bor(bit.lshift(lo, 1), 1)
+    high = n
+  elseif n > high then
     local d = n - high
     if d >= 64 then lo, hi = 0, 0
     elseif d >= 32 then hi = bit.lshift(lo, d - 32); lo = 0
@@ -99,139 +95,211 @@ if ARGV[8] == '-' then
     local wanted = ARGV[1] .. ':' .. ARGV[2]
     for _, row in ipairs(redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1000)) do
       if row[2][2] == wanted then
-        return {'accepted', string.match(row[1], '^%d+'), row[2][4], tonumber(row[2][6]), 0, 'queued'}
+        return 'accepted ' .. string.match(row[1], '^%d+') .. ' ' .. row[2][4] .. ' ' .. row[2][6] .. ' 0 queued'
       end
     end
     return {'unknown'}
   end
   if lo < 0 then lo = lo + 4294967296 end
   if hi < 0 then hi = hi + 4294967296 end
-  mark = text(high) .. ':' .. text(lo) .. ':' .. text(hi) .. ':' .. text(ms)
-else
+  mark = string.format('%.0f:%.0f:%.0f:%.0f', high, lo, hi, ms)
+`;
+
+/**
+ * Append + flag + doorbell, in two sizes: the plain push, and the one with topic, schedule, idempotency or ttl 0. Made of the
+ * same text, because most pushes are plain and every key and argument costs on both ends.
+ *
+ * KEYS conn log index, full: fates topics scheduled idempotency
+ * ARGV 1 producer 2 counter 3 body 4 'binary contentType' 5 ttlMs
+ *      6 limits 'maxMessages maxBytes bellBytes resumeMs flagMs idempotencyMs', full: 7 topic|- 8 scheduledId|- 9 fingerprint 10 busyMs
+ * Returns 'accepted seq expiresAt online epoch status' (epoch: when a job is needed, else 0) or {refusal, …}.
+ */
+function appendLua(full: boolean): string {
+  const fullOnly = (lua: string) => (full ? lua : "");
+  return `${prelude}${liveness}${fullOnly(idempotency)}
+local field = 'p:' .. ARGV[1]
+local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', 'readTo', field)
+local maxMessages, maxBytes, bellBytes, resume, flagMs, idempotencyMs = string.match(ARGV[6], '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
+local no = refuse(c[1], c[2], resume)
+if no then return no end
+
+local mark, waiting
+${full ? "if ARGV[8] == '-' then" : "do"}
+${deduplicate}
+end
+${fullOnly(`
+if ARGV[8] ~= '-' then
   waiting = redis.call('HGET', KEYS[6], ARGV[8])
   if not waiting or string.sub(waiting, 1, 1) ~= 'w' then return {'done'} end
 end
-
 local again = replay(KEYS[7], ARGV[9])
-if again then return again end
+if again then return again end`)}
 
 local bytes = #ARGV[3]
-local total = tonumber(c[9] or 0)
-local function full()
+local total = tonumber(c[6] or 0)
+local held = total - tonumber(c[7] or 0)
+-- Each message counts for its overhead, so few bytes held means few messages held.
+if held >= tonumber(maxMessages) * ${messageOverheadBytes} or held + bytes > tonumber(maxBytes) then
   local count = redis.call('XLEN', KEYS[2])
-  if count >= tonumber(ARGV[12]) then return {'full', 'messages', ARGV[12], count} end
-  local held = total - tonumber(c[10] or 0)
-  if count > 0 and held + bytes > tonumber(ARGV[13]) then return {'full', 'bytes', ARGV[13], held + bytes} end
-end
-local over = full()
-if over then
-  -- Messages whose time is over make room first; a bounded look at the oldest.
-  for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
-    local exp, cum = string.match(row[2][2], '^(%d+) %d (%d+)')
-    local seq = string.match(row[1], '^%d+')
-    if tonumber(exp) > ms or tonumber(seq) <= tonumber(c[11] or 0) then break end
-    redis.call('XDEL', KEYS[2], row[1])
-    redis.call('ZADD', KEYS[4], seq, seq .. ':expired::' .. exp)
-    c[10] = cum
-    redis.call('HSET', KEYS[1], 'trimmed', cum)
-  end
-  over = full()
-  if over then
-    if ARGV[8] ~= '-' then redis.call('HSET', KEYS[6], ARGV[8], 'u:' .. text(ms) .. ':' .. waiting) end
-    return over
+  if count > 0 and (count >= tonumber(maxMessages) or held + bytes > tonumber(maxBytes)) then
+    return {'full', count >= tonumber(maxMessages) and 'messages' or 'bytes', count >= tonumber(maxMessages) and maxMessages or maxBytes,
+      count >= tonumber(maxMessages) and count or held + bytes}
   end
 end
 
-local last = tonumber(c[6] or 0)
+local last = tonumber(c[3] or 0)
 local seq = math.max(last + 1, us)
 local id = text(seq)
 local exp
-if ARGV[8] == '-' then exp = ms + tonumber(ARGV[6])
-else exp = tonumber(string.match(waiting, '^w:%d+:(%d+)')) end
-local epoch = tonumber(c[7] or 0)
-total = total + bytes
-local now_only = ARGV[6] == '0'
-local header = text(exp) .. ' ' .. ARGV[4] .. ' ' .. text(total) .. ' ' .. ARGV[8] .. ' '
-  .. (now_only and text(epoch) or '-') .. ' ' .. ARGV[7] .. ' ' .. ARGV[5]
+${full ? "if waiting then exp = tonumber(string.match(waiting, '^w:%d+:(%d+)')) else exp = ms + tonumber(ARGV[5]) end" : "exp = ms + tonumber(ARGV[5])"}
+local epoch = tonumber(c[4] or 0)
+total = total + bytes + ${messageOverheadBytes}
+${
+  full
+    ? `local now_only = ARGV[5] == '0'
+local header = string.format('%.0f %.0f %s %s %s %s', exp, total, ARGV[8], now_only and text(epoch) or '-', ARGV[7], ARGV[4])`
+    : "local header = string.format('%.0f %.0f - - - %s', exp, total, ARGV[4])"
+}
 
 local heard = 0
-if epoch > 0 and c[1] == 'open' then
+if c[1] == 'open' then
   local payload
-  if bytes <= tonumber(ARGV[17]) then payload = 'm ' .. id .. ' ' .. text(last) .. ' ' .. header .. '\\n' .. ARGV[3]
-  else payload = 'n ' .. id .. ' ' .. text(last) end
-  heard = redis.call(ARGV[14], ARGV[15] .. text(epoch), payload)
+  if bytes <= tonumber(bellBytes) then payload = string.format('m %s %.0f %s\\n', id, last, header) .. ARGV[3]
+  else payload = string.format('n %s %.0f', id, last) end
+  heard = redis.call('@publish', 'bell:' .. tag .. ':' .. text(epoch), payload)
 end
-local live = c[1] == 'open' and ms < tonumber(c[3])
+local live = c[1] == 'open' and ms < tonumber(c[2])
 local online = (live and heard > 0) and 1 or 0
 local status = 'queued'
-local set = {'seq', id, 'total', text(total)}
-if mark then set[#set + 1] = field; set[#set + 1] = mark end
-if heard > 0 then set[#set + 1] = 'readTo'; set[#set + 1] = id end
 local job = 0
-if live and tonumber(c[8] or 0) <= ms then
+if live and tonumber(c[5] or 0) <= ms${fullOnly(" and not (now_only and online == 0)")} then
   job = epoch
-  set[#set + 1] = 'flag'
-  set[#set + 1] = text(ms + tonumber(ARGV[19]))
+  redis.call('HSET', KEYS[1], 'flag', text(ms + tonumber(flagMs)))
 end
 
-if now_only and online == 0 then
+${fullOnly(`if now_only and online == 0 then
   status = 'undeliverable'
-  job = 0
   redis.call('ZADD', KEYS[4], id, id .. ':undeliverable:not_connected:' .. text(ms))
-else
+else`)}
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
-end
-if ARGV[8] == '-' then
-  redis.call('XADD', KEYS[3], id .. '-0', 'p', ARGV[1] .. ':' .. ARGV[2], 'x', text(exp), 'o', online)
-else
-  redis.call('XADD', KEYS[3], id .. '-0', 'p', ARGV[8], 'x', text(exp), 'o', online)
+${fullOnly("end")}
+redis.call('XADD', KEYS[3], id .. '-0', 'p', ${full ? "waiting and ARGV[8] or (ARGV[1] .. ':' .. ARGV[2])" : "ARGV[1] .. ':' .. ARGV[2]"}, 'x', text(exp), 'o', online)
+if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', text(total), 'readTo', id${full ? ")" : ", field, mark)"}
+else redis.call('HSET', KEYS[1], 'seq', id, 'total', text(total)${full ? ")" : ", field, mark)"} end
+${fullOnly(`if mark then redis.call('HSET', KEYS[1], field, mark) end
+if waiting then
   redis.call('HSET', KEYS[6], ARGV[8], 's:' .. id .. ':' .. waiting)
-  redis.call(ARGV[14], ARGV[16], 'q')
-end
-redis.call('HSET', KEYS[1], unpack(set))
-if total == bytes then
+  news('q')
+end`)}
+if not c[6] then
+  -- The first message: its streams live no longer than their connection.
   local rest = redis.call('PTTL', KEYS[1])
   if rest > 0 then
     redis.call('PEXPIRE', KEYS[2], rest)
     redis.call('PEXPIRE', KEYS[3], rest)
   end
 end
-
+${fullOnly(`
 if ARGV[7] ~= '-' and status == 'queued' then
   local old = redis.call('HGET', KEYS[5], ARGV[7])
   redis.call('HSET', KEYS[5], ARGV[7], id)
   -- With a live owner the owner decides, when it reads; without one only what no owner was given may go.
-  if old and heard == 0 and tonumber(old) > tonumber(c[11] or 0) and redis.call('XDEL', KEYS[2], old .. '-0') == 1 then
+  if old and heard == 0 and tonumber(old) > tonumber(c[8] or 0) and redis.call('XDEL', KEYS[2], old .. '-0') == 1 then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
-    redis.call(ARGV[14], ARGV[16], 'f')
+    news('f')
   end
 end
 if ARGV[9] ~= '' then
-  redis.call('SET', KEYS[7], ARGV[9] .. ' ' .. text(ms + tonumber(ARGV[11])) .. ' ' .. id .. ' ' .. text(exp) .. ' ' .. online .. ' ' .. status, 'PX', ARGV[10])
+  redis.call('SET', KEYS[7], ARGV[9] .. ' ' .. text(ms + tonumber(ARGV[10])) .. ' ' .. id .. ' ' .. text(exp) .. ' ' .. online .. ' ' .. status, 'PX', idempotencyMs)
+end`)}
+return string.format('accepted %s %.0f %d %.0f %s', id, exp, online, job, status)
+`;
+}
+
+/** The plain push. */
+export const appendScript: Script = {
+  name: "bridgeAppend",
+  keys: 3,
+  lua: appendLua(false),
+};
+
+/** The push with topic, schedule, idempotency or ttl 0. */
+export const appendFullScript: Script = {
+  name: "bridgeAppendFull",
+  keys: 7,
+  lua: appendLua(true),
+};
+
+/**
+ * Makes room in a log that is full: messages whose time is over and that no owner was given. A bounded look at the oldest.
+ * KEYS conn log fates; returns how many went.
+ */
+export const makeRoomScript: Script = {
+  name: "bridgeMakeRoom",
+  keys: 3,
+  lua: `${prelude}
+local readTo = tonumber(redis.call('HGET', KEYS[1], 'readTo') or 0)
+local gone = 0
+for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
+  local exp, cum = string.match(row[2][2], '^(%d+) (%d+)')
+  local seq = string.match(row[1], '^%d+')
+  if tonumber(exp) > ms or tonumber(seq) <= readTo then break end
+  redis.call('XDEL', KEYS[2], row[1])
+  redis.call('ZADD', KEYS[3], seq, seq .. ':expired::' .. exp)
+  redis.call('HSET', KEYS[1], 'trimmed', cum)
+  gone = gone + 1
 end
-return {'accepted', id, text(exp), online, job, status}
+if gone > 0 then news('f') end
+return gone
+`,
+};
+
+/** A due message that finds its log full is undeliverable. KEYS conn scheduled; ARGV scheduledId. */
+export const dropDueScript: Script = {
+  name: "bridgeDropDue",
+  keys: 2,
+  lua: `${prelude}
+local waiting = redis.call('HGET', KEYS[2], ARGV[1])
+if waiting and string.sub(waiting, 1, 1) == 'w' then
+  redis.call('HSET', KEYS[2], ARGV[1], 'u:' .. text(ms) .. ':' .. waiting)
+  news('f')
+end
+return 1
 `,
 };
 
 /**
  * Takes a scheduled message: it is `w`aiting in a hash of its connection until its job runs.
- * KEYS conn scheduled idempotency
- * ARGV 1 scheduledId 2 dueMs 3 ttlMs 4 fingerprint 5 idempotencyMs 6 busyMs 7 resumeMs 8 maxMessages
+ * KEYS conn scheduled idempotency index
+ * ARGV 1 scheduledId 2 dueMs 3 ttlMs 4 fingerprint 5 idempotencyMs 6 busyMs 7 resumeMs 8 maxMessages 9 receiptMs
  * Returns {'accepted', scheduledId, expiresAt, online, 0, 'scheduled'} or a refusal.
  */
 export const scheduleScript: Script = {
   name: "bridgeSchedule",
-  keys: 3,
+  keys: 4,
   lua: `${prelude}${liveness}${idempotency}
-local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason')
-local no = refuse(c, tonumber(ARGV[7]))
+local c = redis.call('HMGET', KEYS[1], 'state', 'lease')
+local no = refuse(c[1], c[2], ARGV[7])
 if no then return no end
 local again = replay(KEYS[3], ARGV[4])
 if again then return again end
-local count = redis.call('HLEN', KEYS[2])
-if count >= tonumber(ARGV[8]) then return {'full', 'messages', ARGV[8], count} end
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[8]) then
+  -- Only what still waits counts; of the rest, what no receipt needs any more goes.
+  local oldest = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)[1]
+  local kept = oldest and tonumber(string.match(oldest[1], '^%d+')) or us
+  local all = redis.call('HGETALL', KEYS[2])
+  local count = 0
+  for i = 1, #all, 2 do
+    local kind, at = string.match(all[i + 1], '^(%a):(%d+)')
+    if kind == 'w' then count = count + 1
+    elseif kind == 's' and tonumber(at) < kept or kind ~= 's' and tonumber(at) + tonumber(ARGV[9]) < ms then
+      redis.call('HDEL', KEYS[2], all[i])
+    end
+  end
+  if count >= tonumber(ARGV[8]) then return {'full', 'messages', ARGV[8], count} end
+end
 local exp = text(tonumber(ARGV[2]) + tonumber(ARGV[3]))
-local online = (c[1] == 'open' and ms < tonumber(c[3])) and 1 or 0
+local online = (c[1] == 'open' and ms < tonumber(c[2])) and 1 or 0
 redis.call('HSETNX', KEYS[2], ARGV[1], 'w:' .. ARGV[2] .. ':' .. exp .. ':' .. text(ms) .. ':' .. online)
 local rest = redis.call('PTTL', KEYS[1])
 if rest > 0 then redis.call('PEXPIRE', KEYS[2], rest) end
@@ -256,8 +324,9 @@ return 1
 /**
  * What the owner reads after \`cur\`, within its epoch. mode: read, begin (raise the run's flag) or end (delete it).
  * KEYS conn log fates topics
- * ARGV 1 epoch 2 cur 3 mode 4 flagMs 5 maxRows 6 maxBytes 7 publish 8 news
- * Returns {'ok', seq, more, id, header, body, …} or {'fenced'} or {'missing'}.
+ * ARGV 1 epoch 2 cur 3 mode 4 flagMs 5 maxRows 6 maxBytes
+ * Returns {'ok', seq, more, id, header, body, …} or {'fenced'} or {'missing'}: our registration is not there (lapsed, or
+ * a failover lost it), which is no takeover; a renewal says what is true.
  */
 export const readScript: Script = {
   name: "bridgeRead",
@@ -265,7 +334,8 @@ export const readScript: Script = {
   lua: `${prelude}
 local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state', 'run')
 if not c[4] then return {'missing'} end
-if tonumber(c[1] or 0) ~= tonumber(ARGV[1]) or c[4] ~= 'open' then return {'fenced'} end
+if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return {'fenced'} end
+if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[4] ~= 'open' then return {'missing'} end
 if ARGV[3] == 'begin' then
   redis.call('HSET', KEYS[1], 'flag', text(ms + tonumber(ARGV[4])), 'run', ARGV[1])
 elseif ARGV[3] == 'end' and c[5] == ARGV[1] then
@@ -282,13 +352,13 @@ while rows < tonumber(ARGV[5]) and size < tonumber(ARGV[6]) do
     local header, body = row[2][2], row[2][4]
     local newest
     if topics then
-      local topic = string.match(header, '^%d+ %d %d+ %S+ %S+ (%S+) ')
+      local topic = string.match(header, '^%d+ %d+ %S+ %S+ (%S+) ')
       if topic ~= '-' then newest = redis.call('HGET', KEYS[4], topic) end
     end
     if newest and tonumber(newest) > tonumber(seq) then
       redis.call('XDEL', KEYS[2], row[1])
       redis.call('ZADD', KEYS[3], seq, seq .. ':replaced::' .. text(ms))
-      redis.call(ARGV[7], ARGV[8], 'f')
+      news('f')
     else
       out[#out + 1] = seq
       out[#out + 1] = header
@@ -310,75 +380,85 @@ return out
 
 /**
  * The owner's report: what was sent and when, what was acked, what ended otherwise. An ack trims the log.
- * KEYS conn log index marks fates topics
- * ARGV 1 epoch 2 acked|'' 3 kind (c|s) 4 sent marks 'pos:ms,…' 5 fates 'seq:status:reason,…' 6 publish 7 news 8 receiptMs
- * Returns 'ok', 'fenced' or 'missing'.
+ * KEYS conn log marks fates
+ * ARGV 1 epoch 2 acked|'' 3 cumulative bytes at acked|'' 4 kind (client|socket) 5 sent marks 'pos:ms,…' 6 fates 'seq:status:reason,…'
+ * Returns 'ok', 'prune' (ok, and pruneScript is due), 'fenced' or 'missing'.
  */
 export const reportScript: Script = {
   name: "bridgeReport",
-  keys: 6,
+  keys: 4,
   lua: `${prelude}
 local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
 if tonumber(c[1] or 0) ~= tonumber(ARGV[1]) or c[2] ~= 'open' then return 'fenced' end
-local set = {}
 local sent = tonumber(c[4] or 0)
-for pos, at in string.gmatch(ARGV[4], '(%d+):(%d+)') do
+local set = {}
+for pos, at in string.gmatch(ARGV[5], '(%d+):(%d+)') do
   if tonumber(pos) > sent then
     sent = tonumber(pos)
-    redis.call('XADD', KEYS[4], '*', 'k', 'sent', 'p', pos, 'at', at)
+    redis.call('XADD', KEYS[3], '*', 'k', 'sent', 'p', pos, 'at', at)
   end
 end
-if sent > tonumber(c[4] or 0) then set[#set + 1] = 'sent'; set[#set + 1] = text(sent) end
-for seq, status, reason in string.gmatch(ARGV[5], '(%d+):(%l+):([%l_]*)') do
-  redis.call('ZADD', KEYS[5], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
+if sent > tonumber(c[4] or 0) then set[1] = 'sent'; set[2] = text(sent) end
+for seq, status, reason in string.gmatch(ARGV[6], '(%d+):(%l+):([%l_]*)') do
+  redis.call('ZADD', KEYS[4], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
   redis.call('XDEL', KEYS[2], seq .. '-0')
 end
 if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(c[3] or 0) then
-  local lastRow = redis.call('XREVRANGE', KEYS[2], ARGV[2], '-', 'COUNT', 1)[1]
-  if lastRow then
-    set[#set + 1] = 'trimmed'
-    set[#set + 1] = string.match(lastRow[2][2], '^%d+ %d (%d+)')
-    redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(ARGV[2]) + 1))
+  local cum = ARGV[3]
+  if cum == '' then
+    local row = redis.call('XREVRANGE', KEYS[2], ARGV[2], '-', 'COUNT', 1)[1]
+    if row then cum = string.match(row[2][2], '^%d+ (%d+)') end
   end
+  if cum ~= '' then set[#set + 1] = 'trimmed'; set[#set + 1] = cum end
+  redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(ARGV[2]) + 1))
   set[#set + 1] = 'acked'
   set[#set + 1] = ARGV[2]
-  redis.call('XADD', KEYS[4], '*', 'k', ARGV[3] == 's' and 'socket' or 'client', 'p', ARGV[2], 'at', text(ms))
+  redis.call('XADD', KEYS[3], '*', 'k', ARGV[4], 'p', ARGV[2], 'at', text(ms))
 end
 if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
-if tonumber(c[5] or 0) < ms then
-  -- Now and then: receipts whose time is over, topics that are delivered, producers that are gone.
-  redis.call('HSET', KEYS[1], 'pruneAt', text(ms + tonumber(ARGV[8]) / 4))
-  local cut = ms - tonumber(ARGV[8])
-  for _, row in ipairs(redis.call('XREVRANGE', KEYS[4], text(cut), '-', 'COUNT', 50)) do
-    if row[2][2] ~= 'sent' then
-      redis.call('XTRIM', KEYS[3], 'MINID', text(tonumber(row[2][4]) + 1))
-      redis.call('XTRIM', KEYS[4], 'MINID', row[1])
-      redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', row[2][4])
-      break
-    end
-  end
-  local acked = tonumber(ARGV[2] ~= '' and ARGV[2] or c[3] or 0)
-  local all = redis.call('HGETALL', KEYS[6])
-  for i = 1, math.min(#all, 2000), 2 do
-    if tonumber(all[i + 1]) <= acked then redis.call('HDEL', KEYS[6], all[i]) end
-  end
-  local conn = redis.call('HGETALL', KEYS[1])
-  for i = 1, #conn, 2 do
-    if string.sub(conn[i], 1, 2) == 'p:' and tonumber(string.match(conn[i + 1], '(%d+)$')) < ms - 600000 then
-      redis.call('HDEL', KEYS[1], conn[i])
-    end
+news('r')
+if tonumber(c[5] or 0) < ms then return 'prune' end
+return 'ok'
+`,
+};
+
+/**
+ * Now and then: receipts whose time is over, topics that are delivered, producers that are gone.
+ * KEYS conn index marks fates topics; ARGV receiptMs
+ */
+export const pruneScript: Script = {
+  name: "bridgePrune",
+  keys: 5,
+  lua: `${prelude}
+redis.call('HSET', KEYS[1], 'pruneAt', text(ms + tonumber(ARGV[1]) / 4))
+for _, row in ipairs(redis.call('XREVRANGE', KEYS[3], text(ms - tonumber(ARGV[1])), '-', 'COUNT', 50)) do
+  if row[2][2] ~= 'sent' then
+    redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(row[2][4]) + 1))
+    redis.call('XTRIM', KEYS[3], 'MINID', row[1])
+    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', row[2][4])
+    break
   end
 end
-redis.call(ARGV[6], ARGV[7], 'r')
-return 'ok'
+local acked = tonumber(redis.call('HGET', KEYS[1], 'acked') or 0)
+local topics = redis.call('HGETALL', KEYS[5])
+for i = 1, math.min(#topics, 2000), 2 do
+  if tonumber(topics[i + 1]) <= acked then redis.call('HDEL', KEYS[5], topics[i]) end
+end
+local conn = redis.call('HGETALL', KEYS[1])
+for i = 1, #conn, 2 do
+  if string.sub(conn[i], 1, 2) == 'p:' and tonumber(string.match(conn[i + 1], '(%d+)$')) < ms - 600000 then
+    redis.call('HDEL', KEYS[1], conn[i])
+  end
+end
+return 1
 `,
 };
 
 /**
  * Recall. As the owner (epoch given) everything above cur may go; without a live owner everything that no owner was given.
  * KEYS conn log fates index
- * ARGV 1 seq 2 epoch|'' 3 publish 4 news
+ * ARGV 1 seq 2 epoch|''
  * Returns 'recalled', 'sent', 'final', 'ask:<epoch>', 'maybe', 'not_found', 'fenced'.
  */
 export const recallScript: Script = {
@@ -395,18 +475,18 @@ if seq <= tonumber(c[4] or 0) then return 'final' end
 if c[1] == 'ended' then return 'final' end
 if tonumber(row[2][4]) < ms and seq > tonumber(c[5] or 0) then return 'final' end
 if ARGV[2] ~= '' then
-  if tonumber(c[2] or 0) ~= tonumber(ARGV[2]) then return 'fenced' end
+  if tonumber(c[2] or 0) > tonumber(ARGV[2]) then return 'fenced' end
 elseif seq <= tonumber(c[5] or 0) then return 'sent'
 elseif c[1] == 'open' and ms < tonumber(c[3]) then return 'ask:' .. c[2]
 elseif seq <= tonumber(c[6] or 0) then return 'maybe' end
 redis.call('XDEL', KEYS[2], ARGV[1] .. '-0')
 redis.call('ZADD', KEYS[3], seq, ARGV[1] .. ':recalled::' .. text(ms))
-redis.call(ARGV[3], ARGV[4], 'f')
+news('f')
 return 'recalled'
 `,
 };
 
-/** Recalls a message that waits for its time. KEYS conn scheduled; ARGV scheduledId publish news. Returns its state. */
+/** Recalls a message that waits for its time. KEYS conn scheduled; ARGV scheduledId. Returns its state. */
 export const recallScheduledScript: Script = {
   name: "bridgeRecallScheduled",
   keys: 2,
@@ -416,7 +496,7 @@ if not w then return 'not_found' end
 if string.sub(w, 1, 1) ~= 'w' then return w end
 if redis.call('HGET', KEYS[1], 'state') == 'ended' then return 'ended' end
 redis.call('HSET', KEYS[2], ARGV[1], 'r:' .. text(ms) .. ':' .. w)
-redis.call(ARGV[2], ARGV[3], 'f')
+news('f')
 return 'recalled'
 `,
 };

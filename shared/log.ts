@@ -4,9 +4,13 @@
  */
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import { messageId, randomBase62, scheduledMessageId } from "./ids.js";
-import { channels, keys } from "./keys.js";
+import { keys } from "./keys.js";
 import {
+  appendFullScript,
   appendScript,
+  dropDueScript,
+  makeRoomScript,
+  pruneScript,
   readScript,
   recallScheduledScript,
   recallScript,
@@ -20,6 +24,10 @@ import type { Argument, RedisLink, Script } from "./redis.js";
 
 export const logScripts: readonly Script[] = [
   appendScript,
+  appendFullScript,
+  makeRoomScript,
+  dropDueScript,
+  pruneScript,
   scheduleScript,
   unscheduleScript,
   readScript,
@@ -78,6 +86,8 @@ export interface Entry {
   seq: number;
   id: string;
   expiresAtMs: number;
+  /** Bytes of the log up to and with this message, since its connection began. */
+  total: number;
   binary: boolean;
   /** With `ttl` 0: the only epoch in which it may be sent. */
   onlyEpoch: number | undefined;
@@ -101,6 +111,8 @@ export type Page =
 export interface Report {
   /** Everything up to this seq is acked. */
   acked?: number;
+  /** `total` of the message acked last, where it is known. */
+  ackedTotal?: number;
   ackedBy: "client" | "socket";
   /** Positions with the time (ms) at which they were handed to the socket. */
   sent: readonly { seq: number; atMs: number }[];
@@ -155,8 +167,11 @@ function parseHeader(
   header: string,
   body: Buffer,
 ): Entry {
-  const [exp = "0", binary = "0", , scheduled = "-", epoch = "-", , ...type] =
-    header.split(" ");
+  // expiresAt total scheduledId onlyEpoch topic binary contentType, the last of which may have spaces.
+  const [exp = "0", total = "0", scheduled = "-", epoch = "-", , binary = "0"] =
+    header.split(" ", 6);
+  let at = -1;
+  for (let i = 0; i < 6; i++) at = header.indexOf(" ", at + 1);
   return {
     seq,
     id:
@@ -164,9 +179,10 @@ function parseHeader(
         ? messageId(connectionId, seq)
         : scheduledMessageId(connectionId, scheduled),
     expiresAtMs: Number(exp),
+    total: Number(total),
     binary: binary === "1",
     onlyEpoch: epoch === "-" ? undefined : Number(epoch),
-    contentType: type.join(" "),
+    contentType: header.slice(at + 1),
     body,
   };
 }
@@ -260,6 +276,8 @@ export interface LogOptions {
 export class Log {
   readonly #redis: RedisLink;
   readonly #options: LogOptions;
+  /** What every append is told, in the order of appendScript. */
+  readonly #limits: string;
   readonly #lapse: (connectionId: string) => Promise<unknown>;
   #producer = randomBase62(8);
   readonly #counters = new Map<string, number>();
@@ -272,6 +290,14 @@ export class Log {
   ) {
     this.#redis = redis;
     this.#options = options;
+    this.#limits = [
+      options.maxMessages,
+      options.maxBytes,
+      bellBytesMax,
+      options.resumeMs,
+      queuedFlagMs,
+      options.idempotencyMs,
+    ].join(" ");
     this.#lapse = lapse;
   }
 
@@ -305,46 +331,62 @@ export class Log {
   }
 
   async #append(push: Append, scheduledId: string): Promise<Appended> {
-    const { connectionId: id, idempotency } = push;
-    const options = this.#options;
-    const counter = scheduledId === "-" ? this.#count(id) : 0;
+    const { connectionId: id, idempotency, topic } = push;
+    const due = scheduledId !== "-";
+    const common: Argument[] = [
+      this.#producer,
+      due ? 0 : this.#count(id),
+      // A command of strings alone is cheaper to encode; what is not binary is valid UTF-8.
+      push.binary ? push.body : push.body.toString("utf8"),
+      `${push.binary ? 1 : 0} ${push.contentType}`,
+      push.ttlSeconds * 1_000,
+      this.#limits,
+    ];
+    const plain =
+      !due &&
+      idempotency === undefined &&
+      topic === undefined &&
+      push.ttlSeconds > 0;
     const send = () =>
-      this.#redis.run(
-        appendScript,
-        [
-          keys.connection(id),
-          keys.log(id),
-          keys.index(id),
-          keys.fates(id),
-          keys.topics(id),
-          keys.scheduled(id),
-          idempotency
-            ? keys.idempotency(id, idempotency.key)
-            : keys.connection(id),
-        ],
-        [
-          this.#producer,
-          counter,
-          push.body,
-          push.binary ? 1 : 0,
-          push.contentType,
-          push.ttlSeconds * 1_000,
-          push.topic ?? "-",
-          scheduledId,
-          idempotency?.fingerprint ?? "",
-          options.idempotencyMs,
-          idempotency?.busyMs ?? 0,
-          options.maxMessages,
-          options.maxBytes,
-          this.#redis.publishCommand,
-          channels.bell(id),
-          channels.news(id),
-          bellBytesMax,
-          options.resumeMs,
-          queuedFlagMs,
-        ],
-      ) as Promise<unknown[]>;
-    const reply = await this.#onceLapsed(id, send);
+      (plain
+        ? this.#redis.run(
+            appendScript,
+            [keys.connection(id), keys.log(id), keys.index(id)],
+            common,
+          )
+        : this.#redis.run(
+            appendFullScript,
+            [
+              keys.connection(id),
+              keys.log(id),
+              keys.index(id),
+              keys.fates(id),
+              keys.topics(id),
+              keys.scheduled(id),
+              idempotency
+                ? keys.idempotency(id, idempotency.key)
+                : keys.connection(id),
+            ],
+            [
+              ...common,
+              topic ?? "-",
+              scheduledId,
+              idempotency?.fingerprint ?? "",
+              idempotency?.busyMs ?? 0,
+            ],
+          )) as Promise<string | unknown[]>;
+    let reply = await this.#onceLapsed(id, send);
+    if (reply[0] === "full" && (await this.#makeRoom(id))) {
+      // Refused before is not executed: this is another attempt with a count of its own.
+      if (!due) common[1] = this.#count(id);
+      reply = await this.#onceLapsed(id, send);
+    }
+    if (reply[0] === "full" && due)
+      await this.#redis.run(
+        dropDueScript,
+        [keys.connection(id), keys.scheduled(id)],
+        [scheduledId],
+      );
     if (reply[0] === "done")
       return {
         messageId: scheduledMessageId(id, scheduledId),
@@ -354,6 +396,16 @@ export class Log {
         jobEpoch: 0,
       };
     return this.#accepted(id, reply, scheduledId);
+  }
+
+  /** Messages whose time is over make room; false when there was none to go. */
+  async #makeRoom(id: string): Promise<boolean> {
+    const gone = await this.#redis.run(
+      makeRoomScript,
+      [keys.connection(id), keys.log(id), keys.fates(id)],
+      [],
+    );
+    return Number(gone) > 0;
   }
 
   /** Accepts a message for later. The caller adds the job that will append it. */
@@ -374,6 +426,7 @@ export class Log {
             idempotency
               ? keys.idempotency(id, idempotency.key)
               : keys.connection(id),
+            keys.index(id),
           ],
           [
             scheduledId,
@@ -384,6 +437,7 @@ export class Log {
             idempotency?.busyMs ?? 0,
             this.#options.resumeMs,
             this.#options.maxMessages,
+            this.#options.receiptMs,
           ],
         ) as Promise<unknown[]>,
     );
@@ -407,8 +461,8 @@ export class Log {
 
   async #onceLapsed(
     connectionId: string,
-    send: () => Promise<unknown[]>,
-  ): Promise<unknown[]> {
+    send: () => Promise<string | unknown[]>,
+  ): Promise<string | unknown[]> {
     const reply = await send();
     if (reply[0] !== "lapsed") return reply;
     await this.#lapse(connectionId);
@@ -419,13 +473,15 @@ export class Log {
 
   #accepted(
     connectionId: string,
-    reply: readonly unknown[],
+    reply: string | readonly unknown[],
     scheduledId: string,
   ): Appended {
-    const word = String(reply[0]);
-    if (word !== "accepted" && word !== "replayed") refuse(connectionId, reply);
-    const place = String(reply[1]);
-    const status = String(word === "accepted" ? reply[5] : reply[4]);
+    // An accepted append is one string, everything else a list.
+    const parts = typeof reply === "string" ? reply.split(" ") : reply;
+    const word = String(parts[0]);
+    if (word !== "accepted" && word !== "replayed") refuse(connectionId, parts);
+    const place = String(parts[1]);
+    const status = String(word === "accepted" ? parts[5] : parts[4]);
     const appended: Appended = {
       messageId:
         status === "scheduled"
@@ -433,13 +489,13 @@ export class Log {
           : scheduledId === "-"
             ? messageId(connectionId, Number(place))
             : scheduledMessageId(connectionId, scheduledId),
-      expiresAtMs: Number(reply[2]),
-      online: Number(reply[3]) === 1,
+      expiresAtMs: Number(parts[2]),
+      online: Number(parts[3]) === 1,
       status: status as Appended["status"],
-      jobEpoch: word === "accepted" ? Number(reply[4]) : 0,
+      jobEpoch: word === "accepted" ? Number(parts[4]) : 0,
     };
     if (word === "replayed") {
-      const answer = String(reply[5] ?? "");
+      const answer = String(parts[5] ?? "");
       appended.replayed = answer === "" ? null : answer;
     }
     return appended;
@@ -473,16 +529,7 @@ export class Log {
         keys.fates(connectionId),
         keys.topics(connectionId),
       ],
-      [
-        epoch,
-        cur,
-        mode,
-        runFlagMs,
-        readRowsMax,
-        readBytesMax,
-        this.#redis.publishCommand,
-        channels.news(connectionId),
-      ],
+      [epoch, cur, mode, runFlagMs, readRowsMax, readBytesMax],
     )) as Buffer[];
     const word = String(reply[0]);
     if (word !== "ok")
@@ -517,27 +564,36 @@ export class Log {
     const fates = report.fates
       .map((fate) => `${fate.seq}:${fate.status}:${fate.reason}`)
       .join(",");
-    return (await this.#redis.run(
+    const word = (await this.#redis.run(
       reportScript,
       [
         keys.connection(connectionId),
         keys.log(connectionId),
+        keys.marks(connectionId),
+        keys.fates(connectionId),
+      ],
+      [
+        epoch,
+        report.acked ?? "",
+        report.ackedTotal ?? "",
+        report.ackedBy,
+        sent,
+        fates,
+      ],
+    )) as "ok" | "prune" | "fenced" | "missing";
+    if (word !== "prune") return word;
+    await this.#redis.run(
+      pruneScript,
+      [
+        keys.connection(connectionId),
         keys.index(connectionId),
         keys.marks(connectionId),
         keys.fates(connectionId),
         keys.topics(connectionId),
       ],
-      [
-        epoch,
-        report.acked ?? "",
-        report.ackedBy === "socket" ? "s" : "c",
-        sent,
-        fates,
-        this.#redis.publishCommand,
-        channels.news(connectionId),
-        this.#options.receiptMs,
-      ],
-    )) as "ok" | "fenced" | "missing";
+      [this.#options.receiptMs],
+    );
+    return "ok";
   }
 
   /** Takes a message out of the log; with `epoch` as the owner that has not sent it. */
@@ -546,12 +602,7 @@ export class Log {
     seq: number,
     epoch?: number,
   ): Promise<RecallOutcome> {
-    const args: Argument[] = [
-      seq,
-      epoch ?? "",
-      this.#redis.publishCommand,
-      channels.news(connectionId),
-    ];
+    const args: Argument[] = [seq, epoch ?? ""];
     const word = String(
       await this.#redis.run(
         recallScript,
@@ -578,7 +629,7 @@ export class Log {
       await this.#redis.run(
         recallScheduledScript,
         [keys.connection(connectionId), keys.scheduled(connectionId)],
-        [scheduledId, this.#redis.publishCommand, channels.news(connectionId)],
+        [scheduledId],
       ),
     );
     if (word === "recalled" || word === "not_found") return word;

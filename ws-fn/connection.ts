@@ -296,7 +296,7 @@ export class Connection {
       // A raw client cannot ack: what its socket took is delivered.
       else this.#socket.send(frame, () => this.#reporter.ack(seq));
     }
-    this.#reporter.sent(seq);
+    this.#reporter.sent(seq, entry.total);
     if (this.#socket.bufferedBytes <= slowBytes) return false;
     this.#watchSlow(this.#socket.bufferedBytes);
     return true;

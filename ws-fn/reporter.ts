@@ -11,6 +11,8 @@ const sentDelayMs = 100;
 const markWindowMs = 25;
 const marksMax = 50;
 const retryMs = 300;
+/** How many numbers about unacked messages are kept; beyond it Redis looks a total up. */
+const unackedMax = 4_000;
 
 export interface ReporterPorts {
   report(report: Report): Promise<"ok" | "fenced" | "missing">;
@@ -26,7 +28,10 @@ export class Reporter {
   #windowMs = 0;
   #fates: Report["fates"][number][] = [];
   #acked: number;
+  #ackedTotal: number | undefined;
   #toldAcked: number;
+  /** Sent and not acked: seq and `total`, alternating. */
+  #unacked: number[] = [];
   #timer: NodeJS.Timeout | undefined;
   #flight: Promise<void> | undefined;
   #stopped = false;
@@ -44,7 +49,8 @@ export class Reporter {
     return this.#acked;
   }
 
-  sent(seq: number): void {
+  sent(seq: number, total: number): void {
+    if (this.#unacked.length < unackedMax) this.#unacked.push(seq, total);
     const now = Date.now();
     const last = this.#sent.at(-1);
     if (
@@ -69,7 +75,18 @@ export class Reporter {
   ack(seq: number): void {
     if (seq <= this.#acked) return;
     this.#acked = seq;
+    this.#ackedTotal = this.#forget(seq);
     if (!this.#flight) void this.flush();
+  }
+
+  /** Drops what is acked; the `total` of `seq` when it is known. */
+  #forget(seq: number): number | undefined {
+    const list = this.#unacked;
+    let end = 0;
+    while (end < list.length && (list[end] ?? 0) <= seq) end += 2;
+    const total = end > 0 && list[end - 2] === seq ? list[end - 1] : undefined;
+    if (end > 0) this.#unacked = list.slice(end);
+    return total;
   }
 
   #soon(ms: number): void {
@@ -103,12 +120,15 @@ export class Reporter {
       const sent = this.#sent;
       const fates = this.#fates;
       const acked = this.#acked;
+      const total = this.#ackedTotal;
       this.#sent = [];
       this.#fates = [];
       let outcome: "ok" | "fenced" | "missing" | "failed";
       try {
         outcome = await this.#ports.report({
-          ...(acked > this.#toldAcked ? { acked } : {}),
+          ...(acked > this.#toldAcked
+            ? { acked, ...(total === undefined ? {} : { ackedTotal: total }) }
+            : {}),
           ackedBy: this.#ackedBy,
           sent,
           fates,
