@@ -7,6 +7,7 @@ import {
   type FastifyReply,
   type FastifyRequest,
 } from "fastify";
+import type { ErrorCode } from "../shared/api.js";
 import type { ApiKey } from "../shared/config.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import type { Logger } from "../shared/logging.js";
@@ -100,7 +101,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     return503OnClosing: false,
     frameworkErrors: (error, request, reply) =>
       void fail(error, request, reply),
-    clientErrorHandler: refuse,
+    clientErrorHandler: (error, socket) => refuse(error, socket, logger),
   });
 
   // Handlers read the body themselves, so that nobody's bytes are read before the credentials are checked.
@@ -260,24 +261,30 @@ function routedMethods(app: FastifyInstance, { document }: Contract) {
   };
 }
 
+/** What Node calls the requests it gives up on; the others are malformed. */
+const PARSER_ERRORS: Readonly<Record<string, ErrorCode>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: "request_timeout",
+  HPE_HEADER_OVERFLOW: "headers_too_large",
+};
+
 /** What Node's parser refuses never becomes a request, so it is answered on the bare socket. */
-function refuse(error: Error & { code?: string }, socket: Socket): void {
+function refuse(
+  error: Error & { code?: string },
+  socket: Socket,
+  logger: AppDeps["logger"],
+): void {
   if (error.code === "ECONNRESET" || !socket.writable) {
     socket.destroy();
     return;
   }
   const problem = toProblem(
-    new BridgeError(
-      error.code === "ERR_HTTP_REQUEST_TIMEOUT"
-        ? "request_timeout"
-        : error.code === "HPE_HEADER_OVERFLOW"
-          ? "headers_too_large"
-          : "bad_request",
-    ),
+    new BridgeError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request"),
   );
+  const { status, code } = problem;
+  logger.info({ status, code }, "request refused");
   const body = JSON.stringify(problem);
   socket.end(
-    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status] ?? "Error"}\r\nConnection: close\r\n` +
+    `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? "Error"}\r\nConnection: close\r\n` +
       `Content-Type: application/problem+json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
     () => socket.destroy(),
   );

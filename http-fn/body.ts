@@ -15,7 +15,7 @@ const CONTENT_TYPE_MAX = 256;
 const EMPTY = Buffer.alloc(0);
 
 /** Reads the whole body. Throws payload_too_large as soon as the limit is known to be passed. */
-export async function readBody(raw: IncomingMessage): Promise<Buffer> {
+export function readBody(raw: IncomingMessage): Buffer | Promise<Buffer> {
   const header = raw.headers["content-length"];
   if (header === undefined && raw.headers["transfer-encoding"] === undefined)
     return EMPTY;

@@ -11,6 +11,7 @@ import { createLogger } from "../shared/logging.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { buildApp, type Asset } from "./app.js";
 import { parseContract } from "./contract.js";
+import { pageHtml, pageScript } from "./page.js";
 import { openBridge } from "./redis-bridge.js";
 
 /** How long an orderly end may take, milliseconds; requests in flight answer well within it. */
@@ -24,6 +25,8 @@ function readConfig(): Config {
   return parseConfig(process.env);
 }
 
+const SCRIPT_TYPE = "text/javascript; charset=utf-8";
+
 /** The client library stands in the build; without a build there is none to serve. */
 function clientScript(): { clientScript: Asset } | undefined {
   try {
@@ -32,7 +35,7 @@ function clientScript(): { clientScript: Asset } | undefined {
       "utf8",
     );
     return {
-      clientScript: { contentType: "text/javascript; charset=utf-8", text },
+      clientScript: { contentType: SCRIPT_TYPE, text },
     };
   } catch {
     return undefined;
@@ -51,7 +54,11 @@ async function start(config: Config): Promise<void> {
     bridge,
     logger,
     contract: parseContract(contractText()),
-    assets: { ...clientScript() },
+    assets: {
+      page: { contentType: "text/html; charset=utf-8", text: pageHtml },
+      pageScript: { contentType: SCRIPT_TYPE, text: pageScript },
+      ...clientScript(),
+    },
   });
 
   let stopping = false;

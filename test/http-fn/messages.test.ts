@@ -4,6 +4,7 @@ import type { Problem, Receipt } from "../../shared/api.js";
 import { BridgeError } from "../../shared/errors.js";
 import { messageId } from "../../shared/ids.js";
 import { contract, setup, type FakeSetup } from "../fixtures/fake-bridge.js";
+import { until } from "../fixtures/until.js";
 
 const headers = { host: "127.0.0.1" };
 
@@ -16,14 +17,6 @@ async function pushed({ bridge }: FakeSetup): Promise<string> {
     ttlSeconds: 60,
   });
   return messageId;
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 5_000;
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error("condition did not come true");
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }
 
 t.test("a receipt is read as JSON or as aligned text", async (t) => {

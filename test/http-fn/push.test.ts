@@ -11,6 +11,7 @@ import {
   setup,
   type FakeSetup,
 } from "../fixtures/fake-bridge.js";
+import { until } from "../fixtures/until.js";
 
 interface PostOptions {
   query?: string;
@@ -29,15 +30,6 @@ async function post(
     headers: { host: "localhost:8080", ...headers },
     ...(body !== undefined && { payload: body }),
   });
-}
-
-/** Polls, because the event is inside the app. */
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 5_000;
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error("condition did not come true");
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }
 
 t.test("a push answers 202 with the address of its receipt", async (t) => {
