@@ -126,7 +126,9 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       status: known.status,
       code: known.code,
     };
-    if (known.status < 500) logger.info(line, "request refused");
+    // A caller that hung up, or was cut off, is answered by nobody and has its own line where that was our doing.
+    if (request.raw.socket.destroyed) logger.debug(line, "caller left");
+    else if (known.status < 500) logger.info(line, "request refused");
     else logger.error({ ...line, err: known.cause ?? known }, "request failed");
     return answerProblem(known, request, reply);
   }
