@@ -95,7 +95,8 @@ const deduplicate = `
     local wanted = ARGV[1] .. ':' .. ARGV[2]
     for _, row in ipairs(redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1000)) do
       if row[2][2] == wanted then
-        return 'accepted ' .. string.match(row[1], '^%d+') .. ' ' .. row[2][4] .. ' ' .. row[2][6] .. ' 0 queued'
+        local first = (ARGV[5] == '0' and row[2][6] == '0') and 'undeliverable' or 'queued'
+        return 'accepted ' .. string.match(row[1], '^%d+') .. ' ' .. row[2][4] .. ' ' .. row[2][6] .. ' 0 ' .. first
       end
     end
     return {'unknown'}
@@ -179,6 +180,7 @@ end
 
 ${fullOnly(`if now_only and online == 0 then
   status = 'undeliverable'
+  total = tonumber(c[6] or 0)
   redis.call('ZADD', KEYS[4], id, id .. ':undeliverable:not_connected:' .. text(ms))
 else`)}
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
@@ -390,7 +392,8 @@ export const reportScript: Script = {
   lua: `${prelude}
 local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
-if tonumber(c[1] or 0) ~= tonumber(ARGV[1]) or c[2] ~= 'open' then return 'fenced' end
+if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end
+if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[2] ~= 'open' then return 'missing' end
 local sent = tonumber(c[4] or 0)
 local set = {}
 for pos, at in string.gmatch(ARGV[5], '(%d+):(%d+)') do
