@@ -10,7 +10,12 @@ import {
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { requestHead, withoutUpgradeOffer } from "./headers.js";
-import { answerProblem, answerProblemOnSocket } from "./problem.js";
+import {
+  answerProblem,
+  answerProblemOnSocket,
+  unavailable,
+  type Problem,
+} from "./problem.js";
 
 export interface GatewayRoutes {
   http(req: IncomingMessage, res: ServerResponse): void;
@@ -40,26 +45,39 @@ function pathOf(req: IncomingMessage): string {
   return query < 0 ? url : url.slice(0, query);
 }
 
+/** What a client is told whose bytes are no request. */
+function whatIsWrong(error: NodeJS.ErrnoException): Problem {
+  switch (error.code) {
+    case "HPE_HEADER_OVERFLOW":
+      return {
+        code: "headers_too_large",
+        detail: "The headers are too large.",
+      };
+    case "ERR_HTTP_REQUEST_TIMEOUT":
+      return { code: "request_timeout", detail: "The request took too long." };
+    default:
+      return { code: "bad_request", detail: "This is not an HTTP request." };
+  }
+}
+
 export function createGateway(routes: GatewayRoutes): Gateway {
   /** Sockets that left the HTTP server with their upgrade. */
   const upgraded = new Set<Socket>();
+  /** Sockets on which an answer may be under way: nothing else may be written there. */
+  const answering = new WeakSet<Duplex>();
   let accepting = true;
   let closed: Promise<void> | undefined;
 
   function onRequest(req: IncomingMessage, res: ServerResponse): void {
+    answering.add(req.socket);
+    res.once("close", () => answering.delete(req.socket));
     if (!accepting) {
       res.shouldKeepAlive = false;
-      return answerProblem(res, {
-        status: 503,
-        code: "stopping",
-        detail: "The platform stops.",
-        headers: { "Retry-After": "1" },
-      });
+      return answerProblem(res, unavailable("The platform stops."));
     }
     const path = pathOf(req);
     if (isUnder(path, "/ws"))
       answerProblem(res, {
-        status: 426,
         code: "upgrade_required",
         detail: "Connect to this path with a WebSocket.",
         headers: { Upgrade: "websocket", Connection: "Upgrade, close" },
@@ -76,15 +94,9 @@ export function createGateway(routes: GatewayRoutes): Gateway {
     upgraded.add(client);
     client.once("close", () => upgraded.delete(client));
     if (!accepting)
-      answerProblemOnSocket(client, {
-        status: 503,
-        code: "stopping",
-        detail: "The platform stops.",
-        headers: { "Retry-After": "1" },
-      });
+      answerProblemOnSocket(client, unavailable("The platform stops."));
     else if (!isUnder(pathOf(req), "/ws"))
       answerProblemOnSocket(client, {
-        status: 404,
         code: "not_found",
         detail: "WebSockets are at /ws.",
       });
@@ -94,6 +106,11 @@ export function createGateway(routes: GatewayRoutes): Gateway {
   const server: Server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS });
   server.on("request", onRequest);
   server.on("upgrade", onUpgrade);
+  server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
+    const gone = error.code === "ECONNRESET" || answering.has(stream);
+    if (gone) stream.destroy();
+    else answerProblemOnSocket(stream as Socket, whatIsWrong(error));
+  });
 
   /**
    * Any other offer to upgrade (Java's client and `curl --http2` offer h2c with each request) may be ignored

@@ -109,7 +109,7 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
       ending = { cause: "answered", status: 400, toUpgrade: false };
       finish();
       const detail = `The request cannot be passed on: ${String(error)}`;
-      answerProblem(res, { status: 400, code: "bad_request", detail });
+      answerProblem(res, { code: "bad_request", detail });
       return;
     }
     upstream.once("response", (answer) => {

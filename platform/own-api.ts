@@ -4,7 +4,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Instance } from "./instance.js";
 import type { InvocationRecord } from "./invocation.js";
-import { answerProblem } from "./problem.js";
+import { answerProblem, type Problem } from "./problem.js";
 
 export interface OwnApiOptions {
   invocations(): InvocationRecord[];
@@ -15,17 +15,24 @@ const localAddresses = new Set(["127.0.0.1", "::1", "::ffff:127.0.0.1"]);
 const localHosts = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 /** Why a request is not from a local program; undefined when it is. */
-function whyForbidden(req: IncomingMessage): string | undefined {
+function whyForbidden(req: IncomingMessage): Problem | undefined {
   if (!localAddresses.has(req.socket.remoteAddress ?? ""))
-    return "Only clients on this machine may read this.";
-  if (
-    req.headers.origin !== undefined ||
-    req.headers["sec-fetch-site"] !== undefined
-  )
-    return "Browsers may not read this; use curl.";
-  const host = (req.headers.host ?? "").replace(/:\d+$/, "").toLowerCase();
-  if (!localHosts.has(host))
-    return `The Host must be localhost, 127.0.0.1 or [::1], not "${host}".`;
+    return {
+      code: "forbidden_host",
+      detail: "Only clients on this machine may read this.",
+    };
+  const { origin, "sec-fetch-site": site, host = "" } = req.headers;
+  if (origin !== undefined || site !== undefined)
+    return {
+      code: "forbidden_origin",
+      detail: "Browsers may not read this; use curl.",
+    };
+  const name = host.replace(/:\d+$/, "").toLowerCase();
+  if (!localHosts.has(name))
+    return {
+      code: "forbidden_host",
+      detail: `The Host must be localhost, 127.0.0.1 or [::1], not "${name}".`,
+    };
   return undefined;
 }
 
@@ -38,22 +45,15 @@ export function createOwnApi(options: OwnApiOptions) {
 
   return (req: IncomingMessage, res: ServerResponse): void => {
     const forbidden = whyForbidden(req);
-    if (forbidden !== undefined)
-      return answerProblem(res, {
-        status: 403,
-        code: "forbidden",
-        detail: forbidden,
-      });
+    if (forbidden !== undefined) return answerProblem(res, forbidden);
     const page = pages.get((req.url ?? "").replace(/\?.*$/, ""));
     if (page === undefined)
       return answerProblem(res, {
-        status: 404,
         code: "not_found",
         detail: `There are ${[...pages.keys()].join(" and ")}.`,
       });
     if (req.method !== "GET" && req.method !== "HEAD")
       return answerProblem(res, {
-        status: 405,
         code: "method_not_allowed",
         detail: "This can only be read.",
         headers: { Allow: "GET, HEAD" },

@@ -2,35 +2,41 @@
 
 import { STATUS_CODES, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import { ERRORS, RETRY_AFTER_SECONDS_DEFAULT } from "../shared/errors.js";
+
+/** The contract's codes, and one of the platform's own. */
+const KINDS = {
+  ...ERRORS,
+  function_unavailable: { status: 503, title: "Function unavailable" },
+};
 
 export interface Problem {
-  readonly status: number;
-  readonly code: string;
+  readonly code: keyof typeof KINDS;
   readonly detail: string;
   readonly headers?: Readonly<Record<string, string>>;
 }
 
 /** The function cannot be asked right now, and nothing has happened: trying again is safe. */
 export function unavailable(detail: string): Problem {
-  const headers = { "Retry-After": "1" };
-  return { status: 503, code: "function_unavailable", detail, headers };
+  return { code: "function_unavailable", detail };
 }
 
 /** The function was asked and never answered; it may have acted. */
 export function outcomeUnknown(detail: string): Problem {
-  return { status: 502, code: "outcome_unknown", detail };
+  return { code: "outcome_unknown", detail };
 }
 
-function render(problem: Problem) {
-  const { status, code, detail } = problem;
-  const title = STATUS_CODES[status] ?? "Error";
-  const body = `${JSON.stringify({ title, status, code, detail })}\n`;
-  const headers = {
+function render({ code, detail, headers }: Problem) {
+  const { status, title } = KINDS[code];
+  const type = `/docs#${code}`;
+  const body = `${JSON.stringify({ type, title, status, code, detail })}\n`;
+  const all: Record<string, string> = {
     "Content-Type": "application/problem+json",
     "Content-Length": String(Buffer.byteLength(body)),
-    ...problem.headers,
+    ...headers,
   };
-  return { title, body, headers };
+  if (status === 503) all["Retry-After"] = String(RETRY_AFTER_SECONDS_DEFAULT);
+  return { status, body, headers: all };
 }
 
 export function answerProblem(res: ServerResponse, problem: Problem): void {
@@ -38,8 +44,8 @@ export function answerProblem(res: ServerResponse, problem: Problem): void {
     res.destroy(); // a truncated answer must look truncated
     return;
   }
-  const { body, headers } = render(problem);
-  res.writeHead(problem.status, headers).end(body);
+  const { status, body, headers } = render(problem);
+  res.writeHead(status, headers).end(body);
 }
 
 /** Answers an upgrade and ends the connection. */
@@ -48,10 +54,11 @@ export function answerProblemOnSocket(socket: Socket, problem: Problem): void {
     socket.destroy();
     return;
   }
-  const { title, body, headers } = render(problem);
+  const { status, body, headers } = render(problem);
   const lines = Object.entries({ ...headers, Connection: "close" })
     .map(([name, value]) => `${name}: ${value}\r\n`)
     .join("");
   socket.once("finish", () => socket.destroy());
-  socket.end(`HTTP/1.1 ${problem.status} ${title}\r\n${lines}\r\n${body}`);
+  const reason = STATUS_CODES[status] ?? "";
+  socket.end(`HTTP/1.1 ${status} ${reason}\r\n${lines}\r\n${body}`);
 }

@@ -29,6 +29,7 @@ function buildTree(t: Test): string {
   const tree = t.testdir();
   const sources = [
     ...readdirSync(join(root, "platform")).map((name) => `platform/${name}`),
+    "shared/errors.ts",
     "shared/logging.ts",
   ];
   for (const folder of ["platform", "shared"]) mkdirSync(join(tree, folder));

@@ -19,6 +19,8 @@ import {
   until,
   upgradeRequest,
 } from "../fixtures/functions/platform.js";
+import { realClock } from "../../platform/clock.js";
+import { silentLog } from "../../platform/logs.js";
 import { startPlatform } from "../../platform/platform.js";
 
 interface InstanceLine {
@@ -312,6 +314,26 @@ t.test("one platform", async (t) => {
     },
   );
 
+  t.test(
+    "WS-CLOSE-6: when both sides close, the first Close frame at the gateway counts",
+    async (t) => {
+      const client = await rawWebSocket(port);
+      const command = Buffer.from("!close 4000");
+      client.socket.write(
+        Buffer.concat([
+          frame({ opcode: 1, payload: command, mask: someMask }),
+          frame({ opcode: 8, payload: closePayload(1000), mask: someMask }),
+        ]),
+      );
+      await client.ended;
+      t.match(await lastEnded(port), {
+        statusCode: 200,
+        closeInitiator: "client",
+        closeCode: 1000,
+      });
+    },
+  );
+
   t.test("WS-CLOSE-9: a client's line that drops is 456", async (t) => {
     const client = await openClient(port);
     client.socket.terminate();
@@ -360,8 +382,8 @@ t.test("one platform", async (t) => {
       client.socket.write(upgradeRequest(port, "/ws?hangup"));
       await client.ended;
       const { status, body } = splitAnswer(String(client.received()));
-      t.equal(status, 502);
-      t.match(JSON.parse(body), { code: "outcome_unknown", status: 502 });
+      t.equal(status, 503);
+      t.match(JSON.parse(body), { code: "outcome_unknown", status: 503 });
       t.match(await lastEnded(port), { statusCode: 439, establishedAt: null });
     },
   );
@@ -496,9 +518,20 @@ t.test(
       ["silent", 446],
       ["broken", 405],
     ] as const) {
+      let skippedMs = 0; // the init timeout of a silent function passes as soon as it begins
       const { port } = await startTestPlatform(t, {
         wsDirectory: directoryOf(name),
-        limits: { wsPrewarm: 0, initSeconds: 4 },
+        limits: { wsPrewarm: 0 },
+        clock: { ...realClock, now: () => Date.now() + skippedMs },
+        log: {
+          ...silentLog,
+          debug(facts: { functionName?: string }, message) {
+            const starts = message.endsWith("-> initialising");
+            const isSilent =
+              name === "silent" && facts.functionName === "ws-fn";
+            if (starts && isSilent) skippedMs = 61_000;
+          },
+        },
       });
       const client = rawClient(port);
       client.socket.write(upgradeRequest(port));
