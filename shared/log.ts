@@ -633,7 +633,8 @@ export class Log {
       ),
     );
     if (word === "recalled" || word === "not_found") return word;
-    return word.startsWith("s:") ? Number(word.slice(2)) : "final";
+    // `s:seq:` and what it was while it waited.
+    return word.startsWith("s:") ? Number(word.split(":")[1]) : "final";
   }
 
   /** What a receipt is made of; undefined when there is no such message any more. */
