@@ -248,6 +248,6 @@ h3 { margin: 2rem 0 .25rem; } small, .retry, .scope { opacity: .7; font-weight: 
 code { font: .9em ui-monospace, monospace; } .route { font-weight: bold; }
 table { border-collapse: collapse; width: 100%; margin: .75rem 0; font-size: .92rem; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
-.anchor { text-decoration: none; opacity: .35; margin-left: -1.1em; } section:target { outline: 2px solid; outline-offset: .4rem; }
+.anchor { text-decoration: none; opacity: .35; margin-left: -1.1em; } section { scroll-margin-top: 1rem; } section:target { outline: 2px solid; outline-offset: .4rem; }
 @media (max-width: 40rem) { .anchor { margin-left: 0; } }
 `.trim();

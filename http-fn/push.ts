@@ -158,13 +158,16 @@ function waitOf({ wait, Prefer }: Options): number {
  * that is no number, are ignored (RFC 7240, section 2).
  */
 export function preferredWait(prefer: string): number | undefined {
+  // Cut by hand: a pattern for this would be slow on hostile input.
   for (const preference of prefer.split(",")) {
-    const match = /^\s*wait\s*=\s*("?)(.*?)\1\s*(;|$)/i.exec(preference);
-    if (match === null) continue;
-    const value = match[2] ?? "";
-    return /^\d{1,9}$/.test(value)
-      ? Math.min(Number(value), WAIT_SECONDS_MAX)
-      : undefined;
+    const [name = "", value = ""] = (preference.split(";", 1)[0] ?? "").split(
+      "=",
+    );
+    if (name.trim().toLowerCase() !== "wait") continue;
+    const digits = /^("?)(\d{1,9})\1$/.exec(value.trim())?.[2];
+    return digits === undefined
+      ? undefined
+      : Math.min(Number(digits), WAIT_SECONDS_MAX);
   }
   return undefined;
 }

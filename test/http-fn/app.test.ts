@@ -255,3 +255,62 @@ t.test(
     );
   },
 );
+
+t.test(
+  "no header and no parameter of the full length makes a pattern slow",
+  async (t) => {
+    const { app, bridge } = setup(t);
+    const to = `/v1/connections/${bridge.connect()}/messages`;
+    const fillers = [
+      " ",
+      "a",
+      ";",
+      ",",
+      "=",
+      '"',
+      "0",
+      "; ",
+      "a/",
+      ";q=0.",
+      "a=",
+      "\t",
+      "+json",
+      ":",
+    ];
+    const names = [
+      "accept",
+      "prefer",
+      "ttl",
+      "topic",
+      "delay",
+      "at",
+      "idempotency-key",
+      "content-type",
+      "origin",
+      "authorization",
+    ];
+    for (const name of names)
+      for (const filler of fillers) {
+        const value = `a${filler.repeat(7_000 / filler.length)}\u00ff`;
+        const started = process.cpuUsage();
+        for (const given of [
+          value,
+          `wait=${value}`,
+          `application/${value}`,
+          `Bearer ${value}`,
+        ])
+          await app.inject({
+            method: "POST",
+            url: to,
+            headers: { ...headers, [name]: given },
+            payload: "x",
+          });
+        const { user } = process.cpuUsage(started);
+        // Not a timing of ours: a quadratic pattern takes whole seconds here.
+        t.ok(
+          user < 1_000_000,
+          `${name} full of ${JSON.stringify(filler)}: ${user} µs`,
+        );
+      }
+  },
+);

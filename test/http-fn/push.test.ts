@@ -302,6 +302,8 @@ t.test("Prefer is read as RFC 7240 says", async (t) => {
     ["Wait = 5", 5],
     ['wait="5"', 5],
     ["wait=5; strict", 5],
+    ['wait="5', undefined],
+    [`wait=${" ".repeat(8_000)}x`, undefined],
     ["wait=5, wait=6", 5],
     ["wait=120", 60],
     ["wait=soon", undefined],
