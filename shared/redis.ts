@@ -280,7 +280,7 @@ export class RedisLink {
   #suspect = false;
   #probe: NodeJS.Timeout | undefined;
   #closed = false;
-  /** Until the first connection stands, failed, or takes too long. */
+  /** Until the first connection stands, or a command waited too long for it. */
   #opening: Promise<void> | undefined;
 
   constructor(url: string, scripts: readonly Script[], logger: Logger) {
@@ -299,15 +299,20 @@ export class RedisLink {
         lua: script.lua.replaceAll("@publish", this.publishCommand),
       });
     this.#watch(this.client, "commands");
-    this.#opening = this.#firstConnection();
+    this.#opening = new Promise((resolve) => {
+      this.client.once("ready", resolve);
+    });
   }
 
-  async #firstConnection(): Promise<void> {
+  /** Counted from the first command: starting up may have taken longer than connecting. */
+  async #opened(): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
-    await new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, firstConnectMs);
-      this.client.once("ready", resolve).once("close", resolve);
-    });
+    await Promise.race([
+      this.#opening,
+      new Promise((resolve) => {
+        timer = setTimeout(resolve, firstConnectMs);
+      }),
+    ]);
     clearTimeout(timer);
     this.#opening = undefined;
   }
@@ -340,7 +345,7 @@ export class RedisLink {
     keys: readonly string[],
     args: readonly Argument[],
   ): Promise<unknown> {
-    if (this.#opening) await this.#opening;
+    if (this.#opening) await this.#opened();
     if (this.#suspect) throw away();
     try {
       const call = (this.client as unknown as Record<string, ScriptCall>)[name];
@@ -353,7 +358,7 @@ export class RedisLink {
 
   /** Any plain command, for the few places that need no script. */
   async command(name: string, ...args: Argument[]): Promise<unknown> {
-    if (this.#opening) await this.#opening;
+    if (this.#opening) await this.#opened();
     if (this.#suspect) throw away();
     try {
       return await this.client.call(name, ...args);
