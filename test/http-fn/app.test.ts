@@ -261,52 +261,27 @@ t.test(
   async (t) => {
     const { app, bridge } = setup(t);
     const to = `/v1/connections/${bridge.connect()}/messages`;
-    const fillers = [
-      " ",
-      "a",
-      ";",
-      ",",
-      "=",
-      '"',
-      "0",
-      "; ",
-      "a/",
-      ";q=0.",
-      "a=",
-      "\t",
-      "+json",
-      ":",
-    ];
-    const names = [
-      "accept",
-      "prefer",
-      "ttl",
-      "topic",
-      "delay",
-      "at",
-      "idempotency-key",
-      "content-type",
-      "origin",
-      "authorization",
-    ];
-    for (const name of names)
+    const fillers = [" ", ";", ",", "=", "0", "\t", "a/", ";q=0."];
+    const starts = {
+      accept: "text/plain;",
+      prefer: "wait=",
+      at: "2030-01-01T00:00:00",
+      "content-type": "application/json;charset=",
+      origin: "http://localhost",
+      authorization: "Bearer ",
+    };
+    for (const [name, start] of Object.entries(starts))
       for (const filler of fillers) {
-        const value = `a${filler.repeat(7_000 / filler.length)}\u00ff`;
-        const started = process.cpuUsage();
-        for (const given of [
-          value,
-          `wait=${value}`,
-          `application/${value}`,
-          `Bearer ${value}`,
-        ])
-          await app.inject({
-            method: "POST",
-            url: to,
-            headers: { ...headers, [name]: given },
-            payload: "x",
-          });
-        const { user } = process.cpuUsage(started);
-        // Not a timing of ours: a quadratic pattern takes whole seconds here.
+        const value = `${start}${filler.repeat(7_000 / filler.length)}\u00ff`;
+        const before = process.cpuUsage();
+        await app.inject({
+          method: "POST",
+          url: to,
+          headers: { ...headers, [name]: value },
+          payload: "x",
+        });
+        const { user } = process.cpuUsage(before);
+        // CPU, not time: a quadratic pattern takes whole seconds here, the machine's load none.
         t.ok(
           user < 1_000_000,
           `${name} full of ${JSON.stringify(filler)}: ${user} µs`,
