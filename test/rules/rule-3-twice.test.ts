@@ -1,0 +1,132 @@
+/** Delivery rule 3: an append that is executed twice is in the log once, and a fresh one is never taken for a repeat. */
+import t from "tap";
+import { keys } from "../../shared/keys.js";
+import { appendScript } from "../../shared/log-scripts.js";
+import { singleRedis } from "../fixtures/redis.js";
+import { startProxy } from "../fixtures/proxy.js";
+import type { Scope } from "../fixtures/scope.js";
+import {
+  changed,
+  prepare,
+  push,
+  startWorld,
+  type World,
+} from "../fixtures/world.js";
+
+const redis = await singleRedis(t);
+
+const unfiltered = changed(appendScript, "if not fresh then", "if false then");
+/** What one would write first: whatever is not higher than the highest is a repeat. */
+const naive = changed(
+  appendScript,
+  "if d >= 64 then return {'unknown'} end",
+  "fresh = false",
+);
+
+async function texts(world: World, id: string): Promise<string[]> {
+  const { epoch } = await world.registry.claim(id, {
+    owner: "test",
+    protocol: "raw",
+  });
+  const page = await world.log.read(id, epoch, 0);
+  return page.kind === "rows" ? page.rows.map(({ body }) => String(body)) : [];
+}
+
+/** A push whose answer is lost on the way, so that the command is sent again. */
+async function loseAnswer(t: Scope, guarded: boolean) {
+  const proxy = await startProxy(t, redis.port);
+  const world = await startWorld(t, `redis://127.0.0.1:${proxy.port}`, {
+    scripts: guarded ? [] : [unfiltered],
+  });
+  const id = await prepare(world);
+  // Redis knows the script by now, so that the lost answer is that of the append and not of a missing script.
+  await world.log.append(push(id, "first"));
+  const lost = proxy.cutAfterReply("precious");
+  const { messageId } = await world.log.append(push(id, "precious"));
+  await lost;
+  return { messageId, texts: await texts(world, id) };
+}
+
+t.test("a push whose answer was lost", async (t) => {
+  const without = await loseAnswer(t, false);
+  t.same(without.texts, ["first", "precious", "precious"], "twice in the log");
+  t.same((await loseAnswer(t, true)).texts, ["first", "precious"]);
+});
+
+/** Appends under a given counter; the first word of the answer, and the seq. */
+async function appendAs(world: World, id: string, n: number) {
+  const reply = await world.redis.run(
+    appendScript,
+    [keys.connection(id), keys.log(id), keys.index(id)],
+    [
+      "producer",
+      n,
+      `${n}`,
+      "0 text/plain",
+      60_000,
+      "10000 1000000 4096 60000 2000 60000",
+    ],
+  );
+  const [word = "", seq = ""] =
+    typeof reply === "string" ? reply.split(" ") : (reply as string[]);
+  return { word, seq };
+}
+
+t.test("the repeat has the answer of the first", async (t) => {
+  const world = await startWorld(t, redis.url);
+  const id = await prepare(world);
+  const first = await appendAs(world, id, 1);
+  await appendAs(world, id, 2);
+  t.same(await appendAs(world, id, 1), first);
+  t.same(await texts(world, id), ["1", "2"]);
+});
+
+/** Pushes that overtake one another on their way to Redis. */
+async function overtake(t: Scope, guarded: boolean) {
+  const world = await startWorld(t, redis.url, {
+    scripts: guarded ? [] : [naive],
+  });
+  const id = await prepare(world);
+  for (const n of [2, 1, 40, 5, 70, 39]) await appendAs(world, id, n);
+  return texts(world, id);
+}
+
+t.test("a fresh push that was overtaken", async (t) => {
+  t.same(await overtake(t, false), ["2", "40", "70"], "is dropped by order");
+  t.same(await overtake(t, true), ["2", "1", "40", "5", "70", "39"]);
+});
+
+t.test("every position of the bitmap is remembered", async (t) => {
+  const world = await startWorld(t, redis.url);
+  const id = await prepare(world);
+  for (let n = 2; n <= 130; n += 2) await appendAs(world, id, n);
+  const before = (await texts(world, id)).length;
+  for (let n = 68; n <= 130; n += 2)
+    t.equal((await appendAs(world, id, n)).word, "accepted", `${n} again`);
+  t.equal((await texts(world, id)).length, before, "nothing twice");
+  for (let n = 67; n <= 129; n += 2)
+    t.equal((await appendAs(world, id, n)).word, "accepted", `${n} fresh`);
+  t.equal((await texts(world, id)).length, before + 32, "nothing dropped");
+});
+
+t.test("what is older than the bitmap is unknown, not accepted", async (t) => {
+  const world = await startWorld(t, redis.url);
+  const id = await prepare(world);
+  await appendAs(world, id, 100);
+  t.equal((await appendAs(world, id, 36)).word, "unknown");
+  t.equal((await appendAs(world, id, 37)).word, "accepted");
+  t.same(await texts(world, id), ["100", "37"]);
+});
+
+t.test("ttl 0 to nobody is undeliverable twice as once", async (t) => {
+  const proxy = await startProxy(t, redis.port);
+  const world = await startWorld(t, `redis://127.0.0.1:${proxy.port}`);
+  const id = await prepare(world);
+  await world.log.append(push(id, "first", { ttlSeconds: 0 }));
+  const lost = proxy.cutAfterReply("precious");
+  const answer = await world.log.append(
+    push(id, "precious", { ttlSeconds: 0 }),
+  );
+  await lost;
+  t.match(answer, { status: "undeliverable", online: false });
+});

@@ -1,0 +1,17 @@
+/** The log's contract, in memory and on every kind of Redis. */
+import t from "tap";
+import { logContract } from "../fixtures/contracts.js";
+import { memoryStores } from "../fixtures/memory.js";
+import { clusterRedis, sentinelRedis, singleRedis } from "../fixtures/redis.js";
+import { redisStores } from "../fixtures/world.js";
+
+t.test("in memory", (t) => logContract(t, memoryStores()));
+t.test("on one Redis", async (t) =>
+  logContract(t, redisStores((await singleRedis(t)).url)),
+);
+t.test("on a Redis behind Sentinels", async (t) =>
+  logContract(t, redisStores((await sentinelRedis(t)).url)),
+);
+t.test("on a Redis Cluster", async (t) =>
+  logContract(t, redisStores((await clusterRedis(t)).url)),
+);
