@@ -10,6 +10,7 @@
  *
  * A job carries no correctness: messages are in the log, and a job that comes twice or late does no harm.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   createRedisBackend,
   Queue,
@@ -231,7 +232,7 @@ export class DeliveryQueues {
     const root = await this.#backend();
     const blocking = this.#redis.openBlocking();
     const factory = ((name: string) => {
-      const sibling = root.forQueue(name) as RedisQueueBackend;
+      const sibling = patient(root.forQueue(name) as RedisQueueBackend);
       sibling.blockingConnection = new RedisConnection(blocking, {
         shared: true,
         blocking: true,
@@ -276,6 +277,23 @@ export class DeliveryQueues {
     await closeWithin(this.#scheduleWorker);
     this.#queues.clear();
   }
+}
+
+/**
+ * While Redis is away our connection refuses a command in the same turn of the event loop. BullMQ takes that for no
+ * error of the connection and asks again at once, for ever, and nothing else of the process runs: a refusal must last.
+ */
+function patient(backend: RedisQueueBackend): RedisQueueBackend {
+  const fetchJob = backend.moveToActive.bind(backend);
+  backend.moveToActive = async (...args) => {
+    try {
+      return await fetchJob(...args);
+    } catch (error) {
+      await sleep(fetchRetryMs);
+      throw error;
+    }
+  };
+  return backend;
 }
 
 async function closeWithin(worker: Worker | undefined): Promise<void> {
@@ -358,7 +376,7 @@ class LazyWorker implements DeliveryWorker {
       const bell = new Doorbell();
       this.#bell = bell;
       const factory = ((name: string) => {
-        const sibling = root.forQueue(name) as RedisQueueBackend;
+        const sibling = patient(root.forQueue(name) as RedisQueueBackend);
         sibling.waitForJob = async (timeout: number) => {
           await bell.wait(timeout * 1_000);
           return null;
