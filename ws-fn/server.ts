@@ -16,6 +16,7 @@ import { loggableUrl, type Logger } from "../shared/logging.js";
 import { admit, type AdmissionDeps } from "./admission.js";
 import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
 import { readHandshake } from "./handshake.js";
+import type { Pulse } from "./lease.js";
 import { frameBytesMax } from "./upstream.js";
 
 /** A client that does not answer a close frame loses its line after this long. */
@@ -51,21 +52,24 @@ export type ServerDeps = AdmissionDeps &
   };
 
 /** Gathers the writes of one turn of the event loop into one system call. */
-function corkedPerTurn(stream: Duplex): () => void {
+function corkedPerTurn(stream: Duplex, pulse: Pulse): () => void {
   let corked = false;
   return () => {
     if (corked) return;
     corked = true;
+    const { generation } = pulse;
     stream.cork();
     process.nextTick(() => {
       corked = false;
-      stream.uncork();
+      // Stopped between the fence and the system call: somebody else may own the connection by now (rule 1).
+      if (pulse.generation === generation) stream.uncork();
+      else stream.destroy();
     });
   };
 }
 
-function toSocket(ws: WebSocket, stream: Duplex): Socket {
-  const cork = corkedPerTurn(stream);
+function toSocket(ws: WebSocket, stream: Duplex, pulse: Pulse): Socket {
+  const cork = corkedPerTurn(stream, pulse);
   return {
     get bufferedBytes() {
       return ws.bufferedAmount;
@@ -255,7 +259,7 @@ export class BridgeServer {
     const connection = new Connection(
       this.#deps,
       admitted,
-      toSocket(ws, stream),
+      toSocket(ws, stream, this.#deps.pulse),
     );
     this.#live.add(connection);
     ws.on("message", (data, binary) =>
