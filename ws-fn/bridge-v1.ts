@@ -17,7 +17,8 @@ import {
 const ackIntervalMs = 250;
 /** Bytes of a part's body: base64 needs a third more, escaped text up to six times as much in the worst case. */
 const binaryPartBytes = 180_000;
-const envelopeBytes = 600;
+/** Everything of a frame but the body: about 300, and a content type of 256 characters that may all be escaped. */
+const envelopeBytes = 1_000;
 
 const frame = (value: object): Frame => ({
   data: JSON.stringify(value),
