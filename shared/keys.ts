@@ -7,6 +7,9 @@
  * If you add a key of a connection: add it to `connectionKeys` as well, or it outlives its connection.
  */
 
+/** Nothing of a connection outlives its last claim or renewal by more than this, whoever dies; milliseconds. */
+export const horizonMs = 2 * 86_400_000;
+
 /** BullMQ's key prefix. */
 export const bullPrefix = "bull";
 

@@ -23,7 +23,7 @@ import {
 } from "bullmq";
 import { BridgeError } from "./errors.js";
 import type { Append } from "./log.js";
-import { bullPrefix, channels, keys } from "./keys.js";
+import { bullPrefix, channels, horizonMs, keys } from "./keys.js";
 import type { Logger } from "./logging.js";
 import type { RedisLink } from "./redis.js";
 
@@ -148,15 +148,20 @@ export class DeliveryQueues {
     });
     const add = async () => {
       const queue = await this.#queue(keys.queue(connectionId));
-      await queue.add(
+      const { id } = await queue.add(
         "deliver",
         {},
         { removeOnComplete: true, removeOnFail: true, attempts: 1 },
       );
+      // The lists of the queue have an expiry (rule 13); a job in none of them would stay for ever.
+      const job = `${bullPrefix}:${keys.queue(connectionId)}:${id ?? ""}`;
+      await Promise.all([
+        this.#redis.publish(`${channels.bell(connectionId)}${epoch}`, "j"),
+        this.#redis.command("PEXPIRE", job, horizonMs),
+      ]);
     };
     try {
       await Promise.race([add(), deadline]);
-      await this.#redis.publish(`${channels.bell(connectionId)}${epoch}`, "j");
     } catch (error) {
       this.#logger.warn({ err: error, connectionId }, "deliver job not added");
     } finally {

@@ -163,6 +163,8 @@ export class Subscriptions extends EventEmitter<{ gap: [] }> {
 
   constructor(client: Client, cluster: boolean, logger: Logger) {
     super();
+    // One listener per connection of this process: any number is right.
+    this.setMaxListeners(0);
     this.#client = client;
     this.#cluster = cluster;
     this.#logger = logger;

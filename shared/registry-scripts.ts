@@ -16,9 +16,12 @@ local function expire(first, last, after)
 end
 `;
 
-/** Ends a connection; \`conn\` is KEYS[1], log KEYS[2], topics KEYS[3], all fixed keys KEYS[1..n]. */
+/**
+ * Ends a connection; conn is KEYS[1], log KEYS[2], topics KEYS[3], its own keys KEYS[1..8]. The queue keeps its expiry,
+ * so that whoever looks next, soon or late, still finds in its lists which jobs are there to be removed.
+ */
 const ending = `
-local function finish(n, epoch, at, reason, code, words, keep, publish, bell, news)
+local function finish(epoch, at, reason, code, words, keep, publish, bell, news)
   local fields = redis.call('HKEYS', KEYS[1])
   for _, f in ipairs(fields) do
     if string.sub(f, 1, 2) == 'p:' then redis.call('HDEL', KEYS[1], f) end
@@ -26,7 +29,7 @@ local function finish(n, epoch, at, reason, code, words, keep, publish, bell, ne
   redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease', 'until')
   redis.call('HSET', KEYS[1], 'state', 'ended', 'ended', text(at), 'reason', reason, 'endCode', code, 'endWords', words)
   redis.call('DEL', KEYS[2], KEYS[3])
-  expire(1, n, keep)
+  expire(1, 8, keep)
   if epoch > 0 then redis.call(publish, bell .. text(epoch), 'closed ' .. code .. ' ' .. words) end
   redis.call(publish, news, 'e')
 end
@@ -149,7 +152,7 @@ if not c[1] then return 'not_found' end
 if c[1] == 'ended' then return 'before' end
 local epoch = tonumber(c[2] or 0)
 if ARGV[1] ~= '' and tonumber(ARGV[1]) ~= epoch then return 'fenced' end
-finish(#KEYS, ARGV[1] == '' and epoch or 0, ms, ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8])
+finish(ARGV[1] == '' and epoch or 0, ms, ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8])
 return 'ended'
 `,
 };
@@ -183,7 +186,7 @@ else
   if ms <= over then return {c[1], c[2], text(ms)} end
   reason = c[1] == 'prepared' and 'never_connected' or 'resume_expired'
 end
-finish(#KEYS, tonumber(c[5] or 0), over, reason, '4510', 'the connection is gone', keep, ARGV[3], ARGV[4], ARGV[5])
+finish(tonumber(c[5] or 0), over, reason, '4510', 'the connection is gone', keep, ARGV[3], ARGV[4], ARGV[5])
 return {'ended', text(ms + keep), text(ms), text(over)}
 `,
 };

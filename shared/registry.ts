@@ -10,7 +10,13 @@ import type {
 } from "./api.js";
 import { connectionEnded, connectionNotFound } from "./errors.js";
 import { newConnectionId } from "./ids.js";
-import { channels, connectionKeys, keys, queueKeys } from "./keys.js";
+import {
+  channels,
+  connectionKeys,
+  horizonMs,
+  keys,
+  queueKeys,
+} from "./keys.js";
 import type { RedisLink, Script } from "./redis.js";
 import {
   claimScript,
@@ -32,8 +38,6 @@ export const registryScripts: readonly Script[] = [
   inspectScript,
 ];
 
-/** Nothing of a connection outlives its last claim or renewal by more than this, whoever dies. */
-const horizonMs = 2 * 86_400_000;
 /** An add that was under way when a connection ended has arrived or failed after this long (rule 13). */
 const addDeadlineMs = 5_000;
 
