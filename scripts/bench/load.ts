@@ -1,6 +1,7 @@
 // The load generator's work: opens the clients and posts messages to them. What arrives is checked in the book.
 import { Book, type PhaseResult } from "./book.js";
 import { HttpClient } from "./http-client.js";
+import { BODY_BYTES, bodyOf, FIRST_NUMBER } from "./message.js";
 import { receive, type Receiver, type Receiving } from "./receiver.js";
 
 /** A connection to push to, and how its client connects. */
@@ -16,15 +17,6 @@ export interface Pushing {
   headers: string;
 }
 
-/** Bytes of every message's body, JSON. */
-const BODY_BYTES = 200;
-/** Bodies carry their number with a fixed count of digits, so that reading it back costs nearly nothing. */
-const FIRST_NUMBER = 10_000_000;
-const NUMBER_START = '{"number":'.length;
-const NUMBER_END = NUMBER_START + 8;
-const PADDING = "x".repeat(
-  BODY_BYTES - '{"number":00000000,"padding":""}'.length,
-);
 /** Sockets that are opened at the same time. */
 const OPENING_AT_ONCE = 20;
 
@@ -32,7 +24,7 @@ export class Load {
   readonly #pushing: Pushing;
   readonly #receivers: Receiver[] = [];
   readonly #requests: string[] = [];
-  /** Faults outside any message: a socket that broke, a body that is not ours. */
+  /** Sockets that broke, in words. */
   readonly #breaks: string[] = [];
   #nextNumber = FIRST_NUMBER;
   #phase: { book: Book; first: number } | undefined;
@@ -52,7 +44,7 @@ export class Load {
           `Content-Length: ${BODY_BYTES}\r\n${headers}\r\n`;
         const receiver = await receive(
           target,
-          (body) => this.#received(body, index),
+          (number) => this.#received(number, index),
           (cause) => this.#breaks.push(cause),
         );
         this.#receivers.push(receiver);
@@ -82,7 +74,7 @@ export class Load {
       while (next < messages) {
         const message = next++;
         const request = this.#requests[message % this.#requests.length] ?? "";
-        const body = `{"number":${first + message},"padding":"${PADDING}"}`;
+        const body = bodyOf(first + message);
         book.posting(message, publisher);
         book.answered(await client.send(request + body));
         if (publishers === 1 && !(await book.settled())) return;
@@ -103,12 +95,10 @@ export class Load {
     for (const receiver of this.#receivers.splice(0)) receiver.close();
   }
 
-  #received(body: string, target: number): void {
-    if (body.length !== BODY_BYTES) {
-      this.#breaks.push(`a body of ${body.length} bytes`);
-      return;
-    }
-    const number = Number(body.slice(NUMBER_START, NUMBER_END));
-    this.#phase?.book.arrived(number - this.#phase.first, target);
+  #received(number: number | undefined, target: number): void {
+    if (this.#phase === undefined) return;
+    const { book, first } = this.#phase;
+    if (number === undefined) book.fault("damaged");
+    else book.arrived(number - first, target);
   }
 }

@@ -1,6 +1,7 @@
 // One WebSocket of the load generator: reads frames of the baselines (the body itself) or of the bridge
 // (bridge.v1.json), and acks the latter in the rhythm of the client library.
 import WebSocket from "ws";
+import { readBridge, readPlain } from "./message.js";
 
 /** Where a client connects and how it speaks. */
 export interface Receiving {
@@ -18,10 +19,10 @@ export interface Receiver {
   close(): void;
 }
 
-/** Resolves once the server said that messages flow (first frame); `received` gets the body of each message. */
+/** Resolves once the server said that messages flow (first frame); `received` gets the number of each message. */
 export function receive(
   { url, protocols, speaks }: Receiving,
-  received: (body: string) => void,
+  received: (number: number | undefined) => void,
   broken: (cause: string) => void,
 ): Promise<Receiver> {
   return new Promise((resolve, reject) => {
@@ -50,26 +51,24 @@ export function receive(
             socket.close(1000);
           },
         });
-      } else if (speaks === "plain") {
-        received(frame.toString("latin1"));
-      } else {
-        const message = parseFrame(frame.toString());
-        if (message.type === "ping") socket.send('{"type":"pong"}');
-        if (message.type !== "message" || !acks.arrived(message.seq)) return;
-        received(message.data);
+        return;
       }
+      const text = frame.toString("latin1");
+      if (speaks === "plain") {
+        received(readPlain(text));
+        return;
+      }
+      const message = readBridge(text);
+      if (message === undefined) answerOther(text, socket);
+      else if (acks.arrived(message.seq)) received(message.number);
     });
   });
 }
 
-interface BridgeFrame {
-  type: string;
-  seq: number;
-  data: string;
-}
-
-function parseFrame(text: string): BridgeFrame {
-  return JSON.parse(text) as BridgeFrame;
+/** Frames that are no message: only a heartbeat wants an answer. */
+function answerOther(text: string, socket: WebSocket): void {
+  const frame = JSON.parse(text) as { type: string };
+  if (frame.type === "ping") socket.send('{"type":"pong"}');
 }
 
 /** Cumulative acks, the first at once, then one per interval; `arrived` is false for a repeat, which is dropped. */

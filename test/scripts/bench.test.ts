@@ -23,7 +23,7 @@ t.test("a quick run delivers everything and fills the table", async (t) => {
   const bench = await startProcess(t, {
     args: [
       "dist/scripts/bench.js",
-      ...["--quick", "--only", "publish"],
+      ...["--quick", "--only", "bridge,publish"],
       ...["--json", json],
     ],
     // What the bench leaves behind would be found here.
@@ -34,18 +34,20 @@ t.test("a quick run delivers everything and fills the table", async (t) => {
 
   const result = JSON.parse(await readFile(json, "utf8")) as {
     machine: string[];
-    rounds: { publish: Measured[] };
+    rounds: Record<"bridge" | "publish", Measured[]>;
     ratios: unknown[];
   };
   t.match(result.machine[0], /cores.*Node.*Redis/);
   t.same(result.ratios, [], "no ratio without the systems it compares");
-  t.equal(result.rounds.publish.length, 1);
-  const [measured] = result.rounds.publish;
-  t.same(measured?.faults, []);
-  for (const [name, figure] of Object.entries(measured?.figures ?? {})) {
-    t.ok(Number.isFinite(figure), `${name} is a number`);
+  for (const system of ["bridge", "publish"] as const) {
+    t.equal(result.rounds[system].length, 1);
+    const [measured] = result.rounds[system];
+    t.same(measured?.faults, [], `${system} delivers everything, in order`);
+    for (const [name, figure] of Object.entries(measured?.figures ?? {})) {
+      t.ok(Number.isFinite(figure), `${name} of ${system} is a number`);
+    }
   }
-  t.equal(measured?.figures.redisConnections, 2);
+  t.equal(result.rounds.publish[0]?.figures.redisConnections, 2);
   t.same(await readdir(dir), ["result.json"], "Redis' directories are gone");
 });
 
