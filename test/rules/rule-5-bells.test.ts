@@ -1,0 +1,111 @@
+/** Delivery rule 5: any bell makes the owner read, a cut line is made good, and a job's bell comes after its job. */
+import { once } from "node:events";
+import t from "tap";
+import { channels } from "../../shared/keys.js";
+import { singleRedis } from "../fixtures/redis.js";
+import type { Scope } from "../fixtures/scope.js";
+import { until } from "../fixtures/until.js";
+import {
+  altered,
+  connect,
+  patience,
+  prepare,
+  push,
+  startWorld,
+} from "../fixtures/world.js";
+
+const redis = await singleRedis(t);
+
+/** The subscriber's line is cut, and a push comes before it is back. What has come when all channels are back. */
+async function cut(t: Scope, guarded: boolean) {
+  const world = await startWorld(t, redis.url);
+  const pusher = await startWorld(t, redis.url);
+  const id = await prepare(world);
+  const { subscriptions } = world.redis;
+  const unaware = altered(world.redis, {
+    subscriptions: altered(subscriptions, { on: () => subscriptions }),
+  });
+  const deps = guarded ? {} : { redis: unaware };
+  const client = await connect(t, world, id, { deps });
+  const sent: string[] = [];
+  await until(async () => {
+    await redis.cli("CLIENT", "KILL", "TYPE", "pubsub");
+    const gap = once(subscriptions, "gap");
+    const text = `${sent.length}`;
+    const { online } = await pusher.log.append(push(id, text));
+    sent.push(text);
+    await gap;
+    return !online;
+  }, patience);
+  if (guarded) await client.receives(...sent);
+  return { messages: client.socket.messages, sent, client, pusher, id };
+}
+
+t.test("a push while the subscriber was cut off", async (t) => {
+  const without = await cut(t, false);
+  t.notSame(without.messages, without.sent, "nothing tells of it");
+  await without.pusher.log.append(push(without.id, "next"));
+  await without.client.receives(...without.sent, "next");
+  const { messages, sent } = await cut(t, true);
+  t.same(messages, sent, "is read when the line is back");
+});
+
+t.test("a job's bell rings when the job is there", async (t) => {
+  const world = await startWorld(t, redis.url);
+  const id = await prepare(world);
+  const { epoch } = await world.registry.claim(id, {
+    owner: "test",
+    protocol: "raw",
+  });
+  const jobs: Promise<unknown>[] = [];
+  await world.redis.subscriptions.subscribe(
+    `${channels.bell(id)}${epoch}`,
+    () => jobs.push(redis.cli("LLEN", `bull:{${id}}:wait`)),
+  );
+  // The first add of a script cache that was just flushed goes out twice.
+  for (let n = 1; n <= 20; n += 1) {
+    await redis.cli("SCRIPT", "FLUSH");
+    await world.queues.wake(id, epoch);
+    await until(() => jobs.length === n, patience);
+    t.equal(await jobs[n - 1], n);
+  }
+});
+
+t.test(
+  "a wake-up that cannot be stored rings nobody and throws nothing",
+  async (t) => {
+    const world = await startWorld(t, redis.url);
+    const id = await prepare(world);
+    const { epoch } = await world.registry.claim(id, {
+      owner: "test",
+      protocol: "raw",
+    });
+    const heard: string[] = [];
+    await world.redis.subscriptions.subscribe(
+      `${channels.bell(id)}${epoch}`,
+      (payload) => heard.push(String(payload)),
+    );
+    await redis.cli("SET", `bull:{${id}}:wait`, "no list");
+    await world.queues.wake(id, epoch);
+    await redis.cli("DEL", `bull:{${id}}:wait`);
+    await world.redis.publish(`${channels.bell(id)}${epoch}`, "last");
+    await until(() => heard.includes("last"), patience);
+    t.same(heard, ["last"]);
+  },
+);
+
+t.test("a line that is open and deaf is given up", async (t) => {
+  const world = await startWorld(t, redis.url);
+  const { subscriptions } = world.redis;
+  const heard: string[] = [];
+  await subscriptions.subscribe("somebody", (payload) =>
+    heard.push(String(payload)),
+  );
+  // Canaries are sent and none arrives.
+  const gap = once(subscriptions, "gap");
+  await subscriptions.watch(world.instance, () => undefined);
+  await gap;
+  await world.redis.publish("somebody", "after");
+  await until(() => heard.length > 0, patience);
+  t.same(heard, ["after"]);
+});
