@@ -2,7 +2,7 @@
  * Who may ask for what. With API keys: a Bearer key whose scopes include the operation's. Without: only requests
  * that reached the bridge under a loopback name, and no browser page of another site.
  */
-import { createHash, timingSafeEqual } from "node:crypto";
+import * as crypto from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { ApiKey, Scope } from "../shared/config.js";
 import { BridgeError } from "../shared/errors.js";
@@ -34,6 +34,12 @@ export function createGate({ apiKeys, allowedOrigins }: GateOptions): Gate {
   };
 }
 
+/** One call instead of an object where Node has it (20.12): a third of this function's time. */
+const sha256: (text: string) => Buffer =
+  typeof crypto.hash === "function"
+    ? (text) => crypto.hash("sha256", text, "buffer")
+    : (text) => crypto.createHash("sha256").update(text).digest();
+
 function admit(
   apiKeys: readonly ApiKey[],
   headers: IncomingHttpHeaders,
@@ -44,11 +50,11 @@ function admit(
     throw new BridgeError("unauthorized", {
       hint: "Send Authorization: Bearer <key>.",
     });
-  const digest = createHash("sha256").update(token).digest();
+  const digest = sha256(token);
   // Every key is compared, in constant time, so that the answer's time tells nothing about them.
   let found: ApiKey | undefined;
   for (const key of apiKeys)
-    if (timingSafeEqual(digest, key.sha256)) found = key;
+    if (crypto.timingSafeEqual(digest, key.sha256)) found = key;
   if (found === undefined)
     throw new BridgeError("unauthorized", { detail: "This key is unknown." });
   if (!found.scopes.has(scope) && !found.scopes.has("admin"))

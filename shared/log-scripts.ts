@@ -51,6 +51,11 @@ local function replay(key, fingerprint)
 end
 `;
 
+/** A message up to this many bytes travels in the doorbell itself; a larger one is read from the log. */
+export const bellBytesMax = 4_096;
+/** A job that was just added needs no second one for this long, milliseconds, even if it is lost (rule 8). */
+const queuedFlagMs = 2_000;
+
 /** What a message counts for besides its body, bytes; so a log of empty messages is bounded by bytes, too. */
 export const messageOverheadBytes = 64;
 
@@ -94,16 +99,17 @@ const deduplicate = `
   if not fresh then
     local wanted = ARGV[1] .. ':' .. ARGV[2]
     for _, row in ipairs(redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1000)) do
-      if row[2][2] == wanted then
-        local first = (ARGV[5] == '0' and row[2][6] == '0') and 'undeliverable' or 'queued'
-        return 'accepted ' .. string.match(row[1], '^%d+') .. ' ' .. row[2][4] .. ' ' .. row[2][6] .. ' 0 ' .. first
+      local who, exp, online = string.match(row[2][2], '^(%S+) (%d+) (%d)')
+      if who == wanted then
+        local first = (ARGV[5] == '0' and online == '0') and 'undeliverable' or 'queued'
+        return 'accepted ' .. string.match(row[1], '^%d+') .. ' ' .. exp .. ' ' .. online .. ' 0 ' .. first
       end
     end
     return {'unknown'}
   end
   if lo < 0 then lo = lo + 4294967296 end
   if hi < 0 then hi = hi + 4294967296 end
-  mark = string.format('%.0f:%.0f:%.0f:%.0f', high, lo, hi, ms)
+  mark = high .. ':' .. lo .. ':' .. hi .. ':' .. ms
 `;
 
 /**
@@ -112,7 +118,8 @@ const deduplicate = `
  *
  * KEYS conn log index, full: fates topics scheduled idempotency
  * ARGV 1 producer 2 counter 3 body 4 'binary contentType' 5 ttlMs
- *      6 limits 'maxMessages maxBytes bellBytes resumeMs flagMs idempotencyMs', full: 7 topic|- 8 scheduledId|- 9 fingerprint 10 busyMs
+ *      6 maxMessages 7 maxBytes 8 resumeMs, full: 9 topic|- 10 scheduledId|- 11 fingerprint 12 idempotencyMs 13 busyMs
+ * Numbers below 1e14 are exact when they are joined to text, and cheaper so than formatted; a seq is not.
  * Returns 'accepted seq expiresAt online epoch status' (epoch: when a job is needed, else 0) or {refusal, …}.
  */
 function appendLua(full: boolean): string {
@@ -120,62 +127,60 @@ function appendLua(full: boolean): string {
   return `${prelude}${liveness}${fullOnly(idempotency)}
 local field = 'p:' .. ARGV[1]
 local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', 'readTo', field)
-local maxMessages, maxBytes, bellBytes, resume, flagMs, idempotencyMs = string.match(ARGV[6], '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
-local no = refuse(c[1], c[2], resume)
+local no = refuse(c[1], c[2], ARGV[8])
 if no then return no end
 
 local mark, waiting
-${full ? "if ARGV[8] == '-' then" : "do"}
+${full ? "if ARGV[10] == '-' then" : "do"}
 ${deduplicate}
 end
 ${fullOnly(`
-if ARGV[8] ~= '-' then
-  waiting = redis.call('HGET', KEYS[6], ARGV[8])
+if ARGV[10] ~= '-' then
+  waiting = redis.call('HGET', KEYS[6], ARGV[10])
   if not waiting or string.sub(waiting, 1, 1) ~= 'w' then return {'done'} end
 end
-local again = replay(KEYS[7], ARGV[9])
+local again = replay(KEYS[7], ARGV[11])
 if again then return again end`)}
 
 local bytes = #ARGV[3]
 local total = tonumber(c[6] or 0)
 local held = total - tonumber(c[7] or 0)
 -- Each message counts for its overhead, so few bytes held means few messages held.
-if held >= tonumber(maxMessages) * ${messageOverheadBytes} or held + bytes > tonumber(maxBytes) then
+local maxMessages, maxBytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+if held >= maxMessages * ${messageOverheadBytes} or held + bytes > maxBytes then
   local count = redis.call('XLEN', KEYS[2])
-  if count > 0 and (count >= tonumber(maxMessages) or held + bytes > tonumber(maxBytes)) then
-    return {'full', count >= tonumber(maxMessages) and 'messages' or 'bytes', count >= tonumber(maxMessages) and maxMessages or maxBytes,
-      count >= tonumber(maxMessages) and count or held + bytes}
-  end
+  if count >= maxMessages then return {'full', 'messages', maxMessages, count} end
+  if count > 0 and held + bytes > maxBytes then return {'full', 'bytes', maxBytes, held + bytes} end
 end
 
-local last = tonumber(c[3] or 0)
-local seq = math.max(last + 1, us)
-local id = text(seq)
+local last = c[3] or '0'
+local id
+if us > tonumber(last) then id = T[1] .. string.sub('00000' .. T[2], -6) else id = text(tonumber(last) + 1) end
 local exp
 ${full ? "if waiting then exp = tonumber(string.match(waiting, '^w:%d+:(%d+)')) else exp = ms + tonumber(ARGV[5]) end" : "exp = ms + tonumber(ARGV[5])"}
-local epoch = tonumber(c[4] or 0)
+local epoch = c[4] or '0'
 total = total + bytes + ${messageOverheadBytes}
 ${
   full
     ? `local now_only = ARGV[5] == '0'
-local header = string.format('%.0f %.0f %s %s %s %s', exp, total, ARGV[8], now_only and text(epoch) or '-', ARGV[7], ARGV[4])`
-    : "local header = string.format('%.0f %.0f - - - %s', exp, total, ARGV[4])"
+local header = exp .. ' ' .. total .. ' ' .. ARGV[10] .. ' ' .. (now_only and epoch or '-') .. ' ' .. ARGV[9] .. ' ' .. ARGV[4]`
+    : "local header = exp .. ' ' .. total .. ' - - - ' .. ARGV[4]"
 }
 
 local heard = 0
 if c[1] == 'open' then
   local payload
-  if bytes <= tonumber(bellBytes) then payload = string.format('m %s %.0f %s\\n', id, last, header) .. ARGV[3]
-  else payload = string.format('n %s %.0f', id, last) end
-  heard = redis.call('@publish', 'bell:' .. tag .. ':' .. text(epoch), payload)
+  if bytes <= ${bellBytesMax} then payload = 'm ' .. id .. ' ' .. last .. ' ' .. header .. '\\n' .. ARGV[3]
+  else payload = 'n ' .. id .. ' ' .. last end
+  heard = redis.call('@publish', 'bell:' .. tag .. ':' .. epoch, payload)
 end
 local live = c[1] == 'open' and ms < tonumber(c[2])
 local online = (live and heard > 0) and 1 or 0
 local status = 'queued'
-local job = 0
+local job = '0'
 if live and tonumber(c[5] or 0) <= ms${fullOnly(" and not (now_only and online == 0)")} then
   job = epoch
-  redis.call('HSET', KEYS[1], 'flag', text(ms + tonumber(flagMs)))
+  redis.call('HSET', KEYS[1], 'flag', ms + ${queuedFlagMs})
 end
 
 ${fullOnly(`if now_only and online == 0 then
@@ -185,15 +190,15 @@ ${fullOnly(`if now_only and online == 0 then
 else`)}
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
 ${fullOnly("end")}
-redis.call('XADD', KEYS[3], id .. '-0', 'p', ${full ? "waiting and ARGV[8] or (ARGV[1] .. ':' .. ARGV[2])" : "ARGV[1] .. ':' .. ARGV[2]"}, 'x', text(exp), 'o', online)
-if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', text(total), 'readTo', id${full ? ")" : ", field, mark)"}
-else redis.call('HSET', KEYS[1], 'seq', id, 'total', text(total)${full ? ")" : ", field, mark)"} end
+redis.call('XADD', KEYS[3], id .. '-0', 'f', ${full ? "(waiting and ARGV[10] or (ARGV[1] .. ':' .. ARGV[2]))" : "ARGV[1] .. ':' .. ARGV[2]"} .. ' ' .. exp .. ' ' .. online)
+if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', total, 'readTo', id${full ? ")" : ", field, mark)"}
+else redis.call('HSET', KEYS[1], 'seq', id, 'total', total${full ? ")" : ", field, mark)"} end
 ${fullOnly(`if mark then redis.call('HSET', KEYS[1], field, mark) end
 if waiting then
-  redis.call('HSET', KEYS[6], ARGV[8], 's:' .. id .. ':' .. waiting)
+  redis.call('HSET', KEYS[6], ARGV[10], 's:' .. id .. ':' .. waiting)
   news('q')
 end`)}
-if not c[6] then
+if total == bytes + ${messageOverheadBytes} then
   -- The first message: its streams live no longer than their connection.
   local rest = redis.call('PTTL', KEYS[1])
   if rest > 0 then
@@ -202,19 +207,19 @@ if not c[6] then
   end
 end
 ${fullOnly(`
-if ARGV[7] ~= '-' and status == 'queued' then
-  local old = redis.call('HGET', KEYS[5], ARGV[7])
-  redis.call('HSET', KEYS[5], ARGV[7], id)
+if ARGV[9] ~= '-' and status == 'queued' then
+  local old = redis.call('HGET', KEYS[5], ARGV[9])
+  redis.call('HSET', KEYS[5], ARGV[9], id)
   -- With a live owner the owner decides, when it reads; without one only what no owner was given may go.
   if old and heard == 0 and tonumber(old) > tonumber(c[8] or 0) and redis.call('XDEL', KEYS[2], old .. '-0') == 1 then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
     news('f')
   end
 end
-if ARGV[9] ~= '' then
-  redis.call('SET', KEYS[7], ARGV[9] .. ' ' .. text(ms + tonumber(ARGV[10])) .. ' ' .. id .. ' ' .. text(exp) .. ' ' .. online .. ' ' .. status, 'PX', idempotencyMs)
+if ARGV[11] ~= '' then
+  redis.call('SET', KEYS[7], ARGV[11] .. ' ' .. ms + tonumber(ARGV[13]) .. ' ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. status, 'PX', ARGV[12])
 end`)}
-return string.format('accepted %s %.0f %d %.0f %s', id, exp, online, job, status)
+return 'accepted ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. job .. ' ' .. status
 `;
 }
 
@@ -394,15 +399,9 @@ local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'prune
 if not c[2] then return 'missing' end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end
 if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[2] ~= 'open' then return 'missing' end
-local sent = tonumber(c[4] or 0)
 local set = {}
-for pos, at in string.gmatch(ARGV[5], '(%d+):(%d+)') do
-  if tonumber(pos) > sent then
-    sent = tonumber(pos)
-    redis.call('XADD', KEYS[3], '*', 'k', 'sent', 'p', pos, 'at', at)
-  end
-end
-if sent > tonumber(c[4] or 0) then set[1] = 'sent'; set[2] = text(sent) end
+local to = string.match(ARGV[5], '(%d+):%d+$')
+if to and tonumber(to) > tonumber(c[4] or 0) then set[1] = 'sent'; set[2] = to end
 for seq, status, reason in string.gmatch(ARGV[6], '(%d+):(%l+):([%l_]*)') do
   redis.call('ZADD', KEYS[4], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
   redis.call('XDEL', KEYS[2], seq .. '-0')
@@ -417,9 +416,12 @@ if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(c[3] or 0) then
   redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(ARGV[2]) + 1))
   set[#set + 1] = 'acked'
   set[#set + 1] = ARGV[2]
-  redis.call('XADD', KEYS[3], '*', 'k', ARGV[4], 'p', ARGV[2], 'at', text(ms))
 end
-if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
+if #set > 0 then
+  redis.call('HSET', KEYS[1], unpack(set))
+  -- One mark for all of it: positions sent with their times, the position acked, and by whom.
+  redis.call('XADD', KEYS[3], '*', 's', ARGV[5], 'a', ARGV[2], 'k', ARGV[4])
+end
 news('r')
 if tonumber(c[5] or 0) < ms then return 'prune' end
 return 'ok'
@@ -436,10 +438,11 @@ export const pruneScript: Script = {
   lua: `${prelude}
 redis.call('HSET', KEYS[1], 'pruneAt', text(ms + tonumber(ARGV[1]) / 4))
 for _, row in ipairs(redis.call('XREVRANGE', KEYS[3], text(ms - tonumber(ARGV[1])), '-', 'COUNT', 50)) do
-  if row[2][2] ~= 'sent' then
-    redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(row[2][4]) + 1))
+  local acked = row[2][4]
+  if acked ~= '' then
+    redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(acked) + 1))
     redis.call('XTRIM', KEYS[3], 'MINID', row[1])
-    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', row[2][4])
+    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', acked)
     break
   end
 end
@@ -476,7 +479,7 @@ if not row then return 'not_found' end
 if redis.call('ZCOUNT', KEYS[3], seq, seq) > 0 then return 'final' end
 if seq <= tonumber(c[4] or 0) then return 'final' end
 if c[1] == 'ended' then return 'final' end
-if tonumber(row[2][4]) < ms and seq > tonumber(c[5] or 0) then return 'final' end
+if tonumber(string.match(row[2][2], ' (%d+) ')) < ms and seq > tonumber(c[5] or 0) then return 'final' end
 if ARGV[2] ~= '' then
   if tonumber(c[2] or 0) > tonumber(ARGV[2]) then return 'fenced' end
 elseif seq <= tonumber(c[5] or 0) then return 'sent'
@@ -526,24 +529,30 @@ if seq == '' then
 end
 local row = redis.call('XRANGE', KEYS[2], seq, seq, 'COUNT', 1)[1]
 if not row then return {'missing'} end
-if ARGV[1] ~= '' and not string.find(row[2][2], ':', 1, true) then return {'missing'} end
+local who, exp, online = string.match(row[2][2], '^(%S+) (%d+) (%d)')
+if ARGV[1] ~= '' and not string.find(who, ':', 1, true) then return {'missing'} end
 local s = tonumber(seq)
 local fate = redis.call('ZRANGEBYSCORE', KEYS[4], seq, seq, 'LIMIT', 0, 1)[1] or ''
 local sentAt, ackedAt, kind = '', '', ''
-local from = '-'
+-- Marks older than the message say nothing about it; a minute of slack for a seq that ran ahead of the clock.
+local from = text(math.max(0, math.floor(s / 1000) - 60000))
 for _ = 1, 50 do
   local page = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', 200)
   for _, m in ipairs(page) do
-    if tonumber(m[2][4]) >= s then
-      if m[2][2] == 'sent' then
-        if sentAt == '' then sentAt = m[2][6] end
-      elseif ackedAt == '' then ackedAt = m[2][6]; kind = m[2][2] end
+    if sentAt == '' then
+      for pos, at in string.gmatch(m[2][2], '(%d+):(%d+)') do
+        if tonumber(pos) >= s then sentAt = at; break end
+      end
+    end
+    if ackedAt == '' and m[2][4] ~= '' and tonumber(m[2][4]) >= s then
+      ackedAt = string.match(m[1], '^%d+')
+      kind = m[2][6]
     end
     from = '(' .. m[1]
   end
   if #page < 200 or (ackedAt ~= '' and sentAt ~= '') then break end
 end
-return {'facts', text(ms), seq, row[2][4], row[2][6], c[2] or '0', c[3] or '0', c[1], c[4] or '', c[5] or '',
+return {'facts', text(ms), seq, exp, online, c[2] or '0', c[3] or '0', c[1], c[4] or '', c[5] or '',
   c[6] or '0', (c[1] == 'open' and ms < tonumber(c[7] or 0)) and 1 or 0, fate, sentAt, ackedAt, kind, record}
 `,
 };

@@ -38,10 +38,6 @@ export const logScripts: readonly Script[] = [
   settleScript,
 ];
 
-/** A message up to this many bytes travels in the doorbell itself; a larger one is read from the log. */
-export const bellBytesMax = 4_096;
-/** A job that was just added needs no second one for this long, even if it is lost (rule 8). */
-const queuedFlagMs = 2_000;
 /** A run's flag lives this long unless renewed. */
 export const runFlagMs = 5_000;
 /** One read gives at most so many messages and about so many bytes. */
@@ -276,8 +272,6 @@ export interface LogOptions {
 export class Log {
   readonly #redis: RedisLink;
   readonly #options: LogOptions;
-  /** What every append is told, in the order of appendScript. */
-  readonly #limits: string;
   readonly #lapse: (connectionId: string) => Promise<unknown>;
   #producer = randomBase62(8);
   readonly #counters = new Map<string, number>();
@@ -290,14 +284,6 @@ export class Log {
   ) {
     this.#redis = redis;
     this.#options = options;
-    this.#limits = [
-      options.maxMessages,
-      options.maxBytes,
-      bellBytesMax,
-      options.resumeMs,
-      queuedFlagMs,
-      options.idempotencyMs,
-    ].join(" ");
     this.#lapse = lapse;
   }
 
@@ -340,7 +326,9 @@ export class Log {
       push.binary ? push.body : push.body.toString("utf8"),
       `${push.binary ? 1 : 0} ${push.contentType}`,
       push.ttlSeconds * 1_000,
-      this.#limits,
+      this.#options.maxMessages,
+      this.#options.maxBytes,
+      this.#options.resumeMs,
     ];
     const plain =
       !due &&
@@ -372,6 +360,7 @@ export class Log {
               topic ?? "-",
               scheduledId,
               idempotency?.fingerprint ?? "",
+              this.#options.idempotencyMs,
               idempotency?.busyMs ?? 0,
             ],
           )) as Promise<string | unknown[]>;

@@ -102,7 +102,8 @@ class BatchingRedis extends Redis {
     if (!this.#corked && stream) {
       this.#corked = true;
       stream.cork();
-      process.nextTick(() => {
+      // After the whole poll phase: nextTick would come after each socket's own callback, one write for each request.
+      setImmediate(() => {
         this.#corked = false;
         stream.uncork();
       });

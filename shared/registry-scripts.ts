@@ -44,7 +44,9 @@ export const prepareScript: Script = {
   keys: 1,
   lua: `${prelude}
 local expires = ms + tonumber(ARGV[1])
-redis.call('HSET', KEYS[1], 'state', 'prepared', 'until', text(expires), 'created', text(ms), 'user', ARGV[3],
+-- What every push looks at stands first: a small hash is searched from its head.
+redis.call('HSET', KEYS[1], 'state', 'prepared', 'lease', '0', 'seq', '0', 'epoch', '0', 'flag', '0', 'total', '0', 'trimmed', '0',
+  'readTo', '0', 'until', text(expires), 'created', text(ms), 'user', ARGV[3],
   'groups', ARGV[4], 'labels', ARGV[5], 'permissions', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + tonumber(ARGV[2]))
 return text(expires)

@@ -5,8 +5,8 @@
  */
 import type { Report } from "../shared/log.js";
 
-/** What was only sent is told after this long; usually its ack comes first and takes it along. */
-const sentDelayMs = 100;
+/** What was only sent is told after this long; a client acks within 250 ms, and its ack takes it along. */
+const sentDelayMs = 400;
 /** Times of sending are kept apart only when they differ by more than this. */
 const markWindowMs = 25;
 const marksMax = 50;
