@@ -2,16 +2,11 @@
 
 import { STATUS_CODES, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import type { ErrorCode } from "../shared/api.js";
 import { ERRORS, RETRY_AFTER_SECONDS_DEFAULT } from "../shared/errors.js";
 
-/** The contract's codes, and one of the platform's own. */
-const KINDS = {
-  ...ERRORS,
-  function_unavailable: { status: 503, title: "Function unavailable" },
-};
-
 export interface Problem {
-  readonly code: keyof typeof KINDS;
+  readonly code: ErrorCode;
   readonly detail: string;
   readonly headers?: Readonly<Record<string, string>>;
 }
@@ -27,7 +22,7 @@ export function outcomeUnknown(detail: string): Problem {
 }
 
 function render({ code, detail, headers }: Problem) {
-  const { status, title } = KINDS[code];
+  const { status, title } = ERRORS[code];
   const type = `/docs#${code}`;
   const body = `${JSON.stringify({ type, title, status, code, detail })}\n`;
   const all: Record<string, string> = {

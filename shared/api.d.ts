@@ -376,7 +376,7 @@ export interface components {
          * @description Why a message is undeliverable, or a connection has ended.
          * @enum {string}
          */
-        Reason: "not_connected" | "client_closed" | "closed_by_backend" | "resume_expired" | "never_connected" | "poison";
+        Reason: "not_connected" | "client_closed" | "closed_by_backend" | "resume_expired" | "never_connected" | "log_full" | "poison";
         /**
          * @description Who confirmed the delivery: `client` acknowledged it; `socket` took it, where a raw client cannot.
          * @enum {string}
@@ -493,7 +493,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_unavailable" | "outcome_unknown" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "no_room" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_unavailable" | "outcome_unknown" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */

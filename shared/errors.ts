@@ -72,6 +72,11 @@ export const ERRORS = {
   token_invalid: { status: 401, title: "Invalid token", retry: false },
   token_expired: { status: 401, title: "Token expired", retry: false },
   no_room: { status: 503, title: "Instance full", retry: true },
+  function_unavailable: {
+    status: 503,
+    title: "Function unavailable",
+    retry: true,
+  },
   upgrade_required: {
     status: 426,
     title: "WebSocket upgrade required",
