@@ -1,0 +1,167 @@
+/** Configuration: defaults, one line per mistake, and a print that shows no secret. */
+import { createHash } from "node:crypto";
+import t from "tap";
+import { ConfigError, parseConfig, printConfig } from "../../shared/config.js";
+
+const hash = createHash("sha256").update("key").digest("hex");
+const apiKeys = `backend:push+read:${hash}`;
+
+/** What the start says about an environment, line by line. */
+function mistakes(env: Record<string, string>): readonly string[] {
+  try {
+    parseConfig(env);
+    return [];
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return error.lines;
+  }
+}
+
+t.test("nothing set is a keyless bridge on loopback", async (t) => {
+  const config = parseConfig({});
+  t.match(config, {
+    host: "127.0.0.1",
+    port: 9_000,
+    redisUrl: "redis://127.0.0.1:6379",
+    keyless: true,
+    allowAnonymous: true,
+    maxSockets: 0,
+    resumeMs: 120_000,
+    preparedMs: 3_600_000,
+    endedMs: 3_600_000,
+    ttlDefaultSeconds: 3_600,
+    receiptMs: 3_600_000,
+    idempotencyMs: 86_400_000,
+    leaseMs: 15_000,
+    lingerMs: 300,
+    heartbeatMs: 20_000,
+    executionMs: 0,
+    logMaxMessages: 10_000,
+    logMaxBytes: 67_108_864,
+    logLevel: "info",
+    local: false,
+  });
+  t.ok(Object.isFrozen(config));
+});
+
+t.test("an empty variable is one that is not set", async (t) => {
+  t.equal(parseConfig({ PORT: "", REDIS_URL: "" }).port, 9_000);
+});
+
+t.test(
+  "with a key the world is served, and anonymous clients are not",
+  async (t) => {
+    const config = parseConfig({ API_KEYS: apiKeys });
+    t.match(config, { host: "0.0.0.0", keyless: false, allowAnonymous: false });
+    const [key] = config.apiKeys;
+    t.equal(key?.name, "backend");
+    t.same([...(key?.scopes ?? [])], ["push", "read"]);
+    t.equal(key?.sha256.toString("hex"), hash);
+    const open = { API_KEYS: apiKeys, ALLOW_ANONYMOUS: "1" };
+    t.equal(parseConfig(open).allowAnonymous, true);
+  },
+);
+
+t.test("several keys at once", async (t) => {
+  const { apiKeys: keys } = parseConfig({
+    API_KEYS: `${apiKeys},new:admin:${hash.toUpperCase()}`,
+  });
+  t.same(
+    keys.map(({ name }) => name),
+    ["backend", "new"],
+  );
+});
+
+t.test("keyless stays on loopback, except under the platform", async (t) => {
+  for (const HOST of ["127.0.0.1", "127.5.5.5", "localhost", "::1"])
+    t.same(mistakes({ HOST }), [], HOST);
+  for (const HOST of ["0.0.0.0", "::", "10.0.0.1", "127.evil.example"]) {
+    t.match(mistakes({ HOST }), [/API_KEYS/], HOST);
+    t.same(mistakes({ HOST, API_KEYS: apiKeys }), [], HOST);
+    t.same(mistakes({ HOST, BRIDGE_LOCAL: "1" }), [], HOST);
+  }
+});
+
+t.test("a bad value is one line that names it", async (t) => {
+  for (const [name, ...values] of [
+    ["PORT", "-1", "65536", "80.5", "http"],
+    ["REDIS_URL", "localhost:6379", "http://x", "redis://"],
+    ["MAX_SOCKETS", "-1", "many"],
+    ["RESUME_SECONDS", "0", "86401", "1m"],
+    ["LEASE_SECONDS", "0.1", "NaN", "Infinity"],
+    ["LINGER_MS", "-1", "60001"],
+    ["TTL_DEFAULT_SECONDS", "604801"],
+    ["LOG_MAX_MESSAGES", "0", "1.5"],
+    ["LOG_MAX_BYTES", "262143"],
+    ["LOG_LEVEL", "loud", "INFO"],
+    ["BRIDGE_LOCAL", "yes"],
+    ["ALLOW_ANONYMOUS", "maybe"],
+    ["ALLOWED_ORIGINS", "app.example", "https://app.example/", "null", "*"],
+    ["PUBLIC_WS_URL", "https://x", "wss://"],
+    [
+      "API_KEYS",
+      "secret",
+      "a:push",
+      `a:write:${hash}`,
+      "a:push:abc",
+      `a:push:${hash}:x`,
+    ],
+  ] as [string, ...string[]][])
+    for (const value of values) {
+      const lines = mistakes({ [name]: value });
+      t.equal(lines.length, 1, `${name}=${value}`);
+      t.ok(lines[0]?.startsWith(`${name}=`), String(lines[0]));
+      t.notMatch(lines[0], "\n");
+    }
+});
+
+t.test("every mistake is told at once", async (t) => {
+  const lines = mistakes({ PORT: "x", LOG_LEVEL: "x", LINGER_MS: "x" });
+  t.equal(lines.length, 3);
+});
+
+t.test("a mistake in a secret does not show it", async (t) => {
+  const [line = ""] = mistakes({ API_KEYS: "topsecret" });
+  t.notMatch(line, "topsecret");
+  t.match(line, /^API_KEYS=\*\*\*: /);
+});
+
+t.test("values are taken as they are", async (t) => {
+  t.match(
+    parseConfig({
+      PORT: "0",
+      REDIS_URL: "redis+cluster://a:1,b:2",
+      ALLOWED_ORIGINS: "https://a.example,http://b.example:8080",
+      PUBLIC_WS_URL: "wss://ws.example/",
+      RESUME_SECONDS: "0.5",
+      TOKEN_KEYS: "k:c2VjcmV0",
+    }),
+    {
+      port: 0,
+      redisUrl: "redis+cluster://a:1,b:2",
+      allowedOrigins: ["https://a.example", "http://b.example:8080"],
+      publicWsUrl: "wss://ws.example",
+      resumeMs: 500,
+      tokenKeys: "k:c2VjcmV0",
+    },
+  );
+});
+
+t.test("--print-config shows what is in effect, and why, masked", async (t) => {
+  const text = printConfig({
+    API_KEYS: apiKeys,
+    TOKEN_KEYS: "k:c2VjcmV0LXNlY3JldA==",
+    REDIS_URL: "redis://user:pass@redis.example:6379",
+    PORT: "1234",
+  });
+  for (const secret of [hash, "c2VjcmV0", "pass", "user:"])
+    t.notMatch(text, secret, secret);
+  t.match(text, /^PORT=1234 +# \S/m);
+  t.match(text, /^HOST=0\.0\.0\.0 /m);
+  t.match(text, /^API_KEYS=backend:push\+read:\*\*\* /m);
+  t.match(text, /^TOKEN_KEYS=\*\*\* /m);
+  t.match(text, "redis://***@redis.example:6379");
+  t.match(text, /^ALLOW_ANONYMOUS=0 /m);
+  t.match(printConfig({}), /^ALLOW_ANONYMOUS=1 /m);
+  t.throws(() => printConfig({ PORT: "x" }), ConfigError);
+});
