@@ -59,6 +59,17 @@ const queuedFlagMs = 2_000;
 /** What a message counts for besides its body, bytes; so a log of empty messages is bounded by bytes, too. */
 export const messageOverheadBytes = 64;
 
+/** Takes one message out of the log (conn KEYS[1], log KEYS[2]), and its bytes out of what waits. */
+const drop = `
+local function drop(seq)
+  local row = redis.call('XRANGE', KEYS[2], seq, seq)[1]
+  if not row then return false end
+  redis.call('XDEL', KEYS[2], row[1])
+  redis.call('HINCRBY', KEYS[1], 'trimmed', #row[2][4] + ${messageOverheadBytes})
+  return true
+end
+`;
+
 /**
  * The producer's counter makes a second execution harmless: ioredis sends a command again when its reply was
  * lost. Only a set bit is a duplicate; a counter older than the bitmap's 64 is an unknown outcome, never a 202.
@@ -124,7 +135,7 @@ const deduplicate = `
  */
 function appendLua(full: boolean): string {
   const fullOnly = (lua: string) => (full ? lua : "");
-  return `${prelude}${liveness}${fullOnly(idempotency)}
+  return `${prelude}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}
 local field = 'p:' .. ARGV[1]
 local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', 'readTo', field)
 local no = refuse(c[1], c[2], ARGV[8])
@@ -211,7 +222,7 @@ if ARGV[9] ~= '-' and status == 'queued' then
   local old = redis.call('HGET', KEYS[5], ARGV[9])
   redis.call('HSET', KEYS[5], ARGV[9], id)
   -- With a live owner the owner decides, when it reads; without one only what no owner was given may go.
-  if old and heard == 0 and tonumber(old) > tonumber(c[8] or 0) and redis.call('XDEL', KEYS[2], old .. '-0') == 1 then
+  if old and heard == 0 and tonumber(old) > tonumber(c[8] or 0) and drop(old) then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
     news('f')
   end
@@ -338,7 +349,7 @@ return 1
 export const readScript: Script = {
   name: "bridgeRead",
   keys: 4,
-  lua: `${prelude}
+  lua: `${prelude}${drop}
 local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state', 'run')
 if not c[4] then return {'missing'} end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return {'fenced'} end
@@ -363,7 +374,7 @@ while rows < tonumber(ARGV[5]) and size < tonumber(ARGV[6]) do
       if topic ~= '-' then newest = redis.call('HGET', KEYS[4], topic) end
     end
     if newest and tonumber(newest) > tonumber(seq) then
-      redis.call('XDEL', KEYS[2], row[1])
+      drop(seq)
       redis.call('ZADD', KEYS[3], seq, seq .. ':replaced::' .. text(ms))
       news('f')
     else
@@ -470,7 +481,7 @@ return 1
 export const recallScript: Script = {
   name: "bridgeRecall",
   keys: 4,
-  lua: `${prelude}
+  lua: `${prelude}${drop}
 local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'lease', 'acked', 'sent', 'readTo')
 if not c[1] then return 'not_found' end
 local seq = tonumber(ARGV[1])
@@ -485,7 +496,7 @@ if ARGV[2] ~= '' then
 elseif seq <= tonumber(c[5] or 0) then return 'sent'
 elseif c[1] == 'open' and ms < tonumber(c[3]) then return 'ask:' .. c[2]
 elseif seq <= tonumber(c[6] or 0) then return 'maybe' end
-redis.call('XDEL', KEYS[2], ARGV[1] .. '-0')
+drop(ARGV[1])
 redis.call('ZADD', KEYS[3], seq, ARGV[1] .. ':recalled::' .. text(ms))
 news('f')
 return 'recalled'
