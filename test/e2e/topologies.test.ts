@@ -1,0 +1,127 @@
+/** The pair on a real Cluster and through real Sentinels: push, receive, resume, schedule, recall, fail over. */
+import t, { type Test } from "tap";
+import { startApplication } from "../fixtures/application.js";
+import { backendOf } from "../fixtures/backend.js";
+import { startHttpFn, startWsFn } from "../fixtures/processes.js";
+import { startProxy } from "../fixtures/proxy.js";
+import { publish, tally } from "../fixtures/publishers.js";
+import { clusterRedis, sentinelRedis } from "../fixtures/redis.js";
+import { until } from "../fixtures/until.js";
+
+async function start(t: Test, url: string) {
+  const env = { REDIS_URL: url, LOG_LEVEL: "warn" };
+  const [httpFn, ...wsFns] = await Promise.all([
+    startHttpFn(t, env),
+    startWsFn(t, env),
+    startWsFn(t, env),
+  ]);
+  const proxies = await Promise.all(
+    wsFns.map(({ port }) => startProxy(t, port)),
+  );
+  const backend = backendOf(t, httpFn.url);
+  await until(
+    async () => (await backend.ask("GET", "/readyz")).status === 200,
+    {
+      ms: 20_000,
+      message: "http-fn is ready",
+    },
+  );
+  return { backend, proxies };
+}
+
+/** Several connections, so that a Cluster holds them on several masters. */
+async function serves(
+  t: Test,
+  { backend, proxies }: Awaited<ReturnType<typeof start>>,
+) {
+  const total = 300;
+  await Promise.all(
+    Array.from({ length: 6 }, async () => {
+      const { connectionId, token } = await backend.prepare();
+      await backend.accepted(connectionId, "0 0");
+      const application = startApplication(t, {
+        token,
+        to: (dial) => `ws://127.0.0.1:${proxies[dial % 2]?.port ?? 0}`,
+      });
+      await application.has(1);
+      const load = publish(backend, connectionId, {
+        total,
+        publishers: 4,
+        keyed: true,
+      });
+      load.upTo(total);
+      await load.reached(total / 2);
+      application.socket.terminate();
+      await load.done;
+      // One more than was published: "0 0" is there twice.
+      await application.has(total + 1);
+      t.same(tally(application.texts.slice(1), total), {
+        lost: 0,
+        disordered: 0,
+        repeated: 0,
+      });
+      t.equal(application.dials, 2);
+      t.same(application.losses, []);
+
+      const recalled = await backend.accepted(connectionId, "recalled", {
+        query: "?delay=60",
+      });
+      await until(
+        async () => {
+          await backend.ask("DELETE", `/v1/messages/${recalled.id}`);
+          return (await backend.receipt(recalled.id)).status === "recalled";
+        },
+        { message: "it is recalled" },
+      );
+      await backend.accepted(connectionId, "due", {
+        query: "?delay=1",
+        headers: { "idempotency-key": "due" },
+      });
+      await application.has(total + 2);
+      t.equal(application.texts.at(-1), "due");
+      const waited = await backend.push(connectionId, "waited for", {
+        query: "?wait=20",
+      });
+      t.equal(waited.status, 200, waited.text);
+      await application.bridge.close();
+      await until(
+        async () => (await backend.push(connectionId, "gone")).status === 410,
+      );
+    }),
+  );
+}
+
+t.test("on a Cluster", async (t) => {
+  const cluster = await clusterRedis(t);
+  await serves(t, await start(t, cluster.url));
+});
+
+t.test("through Sentinels, before and after a failover", async (t) => {
+  const redis = await sentinelRedis(t);
+  const pair = await start(t, redis.url);
+  await serves(t, pair);
+
+  const { backend, proxies } = pair;
+  const { connectionId, token } = await backend.prepare();
+  const application = startApplication(t, {
+    token,
+    to: () => `ws://127.0.0.1:${proxies[0]?.port ?? 0}`,
+  });
+  await application.bridge.ready;
+  await backend.accepted(connectionId, "before");
+  await application.has(1);
+  await redis.failover();
+  await until(
+    async () =>
+      (
+        await backend.push(connectionId, "after", {
+          headers: { "idempotency-key": "after" },
+        })
+      ).status === 202,
+    { ms: 30_000, every: 100, message: "http-fn found the new master" },
+  );
+  await application.has(2, 30_000);
+  t.same(application.texts, ["before", "after"]);
+  t.equal(application.dials, 1, "the socket stayed open");
+  await serves(t, pair);
+});
