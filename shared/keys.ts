@@ -27,8 +27,6 @@ export const keys = {
   marks: (id: string) => own(id, "marks"),
   /** Sorted set by seq: messages that ended otherwise than by an ack. `bridge:{c_…}:fates` */
   fates: (id: string) => own(id, "fates"),
-  /** Hash: highest counter and bitmap of the last 64, by producer. `bridge:{c_…}:producers` */
-  producers: (id: string) => own(id, "producers"),
   /** Hash: topic to the newest pending seq. `bridge:{c_…}:topics` */
   topics: (id: string) => own(id, "topics"),
   /** Hash: scheduled messages that wait for their time. `bridge:{c_…}:scheduled` */
@@ -57,7 +55,6 @@ export function connectionKeys(id: string): string[] {
     keys.index(id),
     keys.marks(id),
     keys.fates(id),
-    keys.producers(id),
     keys.topics(id),
     keys.scheduled(id),
   ];

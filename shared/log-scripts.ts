@@ -179,7 +179,8 @@ local header = exp .. ' ' .. total .. ' ' .. ARGV[10] .. ' ' .. (now_only and ep
 }
 
 local heard = 0
-if c[1] == 'open' then
+-- Whoever owned it last hears it, also when its lease is over: it may be alive and renew (rule 4).
+if epoch ~= '0' then
   local payload
   if bytes <= ${bellBytesMax} then payload = 'm ' .. id .. ' ' .. last .. ' ' .. header .. '\\n' .. ARGV[3]
   else payload = 'n ' .. id .. ' ' .. last end

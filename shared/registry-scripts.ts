@@ -17,7 +17,7 @@ end
 `;
 
 /**
- * Ends a connection; conn is KEYS[1], log KEYS[2], topics KEYS[3], its own keys KEYS[1..8]. The queue keeps its expiry,
+ * Ends a connection; conn is KEYS[1], log KEYS[2], topics KEYS[3], its own keys KEYS[1..7]. The queue keeps its expiry,
  * so that whoever looks next, soon or late, still finds in its lists which jobs are there to be removed.
  */
 const ending = `
@@ -29,7 +29,7 @@ local function finish(epoch, at, reason, code, words, keep, publish, bell, news)
   redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease', 'until')
   redis.call('HSET', KEYS[1], 'state', 'ended', 'ended', text(at), 'reason', reason, 'endCode', code, 'endWords', words)
   redis.call('DEL', KEYS[2], KEYS[3])
-  expire(1, 8, keep)
+  expire(1, 7, keep)
   if epoch > 0 then redis.call(publish, bell .. text(epoch), 'closed ' .. code .. ' ' .. words) end
   redis.call(publish, news, 'e')
 end
@@ -55,12 +55,12 @@ return text(expires)
 
 /**
  * A socket takes the connection: a new epoch, the old owner is fenced.
- * KEYS 1..8 the connection's keys (conn first), 9.. its queue's (wait, active, meta first)
+ * KEYS 1..7 the connection's keys (conn first), 8.. its queue's (wait, active, meta first)
  * ARGV owner leaseMs resumeSeq|'' protocol publish bell resumeMs horizonMs
  */
 export const claimScript: Script = {
   name: "bridgeClaim",
-  keys: 21,
+  keys: 20,
   lua: `${prelude}
 local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
   'user', 'groups', 'labels', 'permissions', 'created')
@@ -90,23 +90,39 @@ for i = 1, #fields, 2 do
   end
 end
 -- BullMQ's event stream is not used and must not grow; nothing of the queue outlives the connection.
-redis.call('HSET', KEYS[11], 'opts.maxLenEvents', 0)
+redis.call('HSET', KEYS[10], 'opts.maxLenEvents', 0)
 expire(1, #KEYS, tonumber(ARGV[8]))
 if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
-return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.call('LLEN', KEYS[9]), redis.call('LLEN', KEYS[10]),
+return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.call('LLEN', KEYS[8]), redis.call('LLEN', KEYS[9]),
   c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked)}
 `,
 };
 
 /**
- * The owner is alive. Recreates what a failover lost; the higher epoch wins.
- * KEYS as in claim
- * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs expire(1|0)
- * Returns {'ok', seq, waiting, recreated (1|0)}, {'fenced'} or {'ended', code, words}.
+ * The owner is alive and nothing has changed, which is nearly always so: a longer lease.
+ * KEYS conn, its queue's wait; ARGV epoch leaseMs cur
+ * Returns {'ok', seq, waiting}, or {'changed'}: ask restoreScript.
  */
 export const renewScript: Script = {
   name: "bridgeRenew",
-  keys: 21,
+  keys: 2,
+  lua: `${prelude}
+local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq')
+if c[1] ~= 'open' or c[2] ~= ARGV[1] or tonumber(c[3] or 0) < tonumber(ARGV[3]) then return {'changed'} end
+redis.call('HSET', KEYS[1], 'lease', ms + tonumber(ARGV[2]))
+return {'ok', c[3] or '0', redis.call('LLEN', KEYS[2])}
+`,
+};
+
+/**
+ * The owner is alive. Recreates what a failover lost; the higher epoch wins. Renews the expiry of all keys.
+ * KEYS as in claim
+ * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs
+ * Returns {'ok', seq, waiting, recreated (1|0)}, {'fenced'} or {'ended', code, words}.
+ */
+export const restoreScript: Script = {
+  name: "bridgeRestore",
+  keys: 20,
   lua: `${prelude}
 local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords')
 local mine = tonumber(ARGV[1])
@@ -120,8 +136,8 @@ end
 local seq = math.max(tonumber(c[3] or 0), tonumber(ARGV[4]))
 redis.call('HSET', KEYS[1], 'state', 'open', 'owner', ARGV[2], 'lease', text(ms + tonumber(ARGV[3])), 'seq', text(seq))
 if c[1] ~= 'open' then redis.call('HDEL', KEYS[1], 'until') end
-if ARGV[12] == '1' or not c[1] then expire(1, #KEYS, tonumber(ARGV[11])) end
-return {'ok', text(seq), redis.call('LLEN', KEYS[9]), c[1] and 0 or 1}
+expire(1, #KEYS, tonumber(ARGV[11]))
+return {'ok', text(seq), redis.call('LLEN', KEYS[8]), c[1] and 0 or 1}
 `,
 };
 
@@ -147,7 +163,7 @@ return expires
  */
 export const endScript: Script = {
   name: "bridgeEnd",
-  keys: 21,
+  keys: 20,
   lua: `${prelude}${ending}
 local c = redis.call('HMGET', KEYS[1], 'state', 'epoch')
 if not c[1] then return 'not_found' end
@@ -166,7 +182,7 @@ return 'ended'
  */
 export const lapseScript: Script = {
   name: "bridgeLapse",
-  keys: 21,
+  keys: 20,
   lua: `${prelude}${ending}
 local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'epoch')
 if not c[1] then return {'gone', '0', text(ms)} end

@@ -8,7 +8,7 @@ import type {
   PrepareRequest,
   Reason,
 } from "./api.js";
-import { connectionEnded, connectionNotFound } from "./errors.js";
+import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import { newConnectionId } from "./ids.js";
 import {
   channels,
@@ -26,12 +26,14 @@ import {
   prepareScript,
   releaseScript,
   renewScript,
+  restoreScript,
 } from "./registry-scripts.js";
 
 export const registryScripts: readonly Script[] = [
   prepareScript,
   claimScript,
   renewScript,
+  restoreScript,
   releaseScript,
   endScript,
   lapseScript,
@@ -223,9 +225,20 @@ export class Registry {
       expire: boolean;
     },
   ): Promise<Renewal> {
+    if (!owner.expire) {
+      const [word, seq, waiting] = (
+        (await this.#redis.run(
+          renewScript,
+          [keys.connection(connectionId), queueKeys(connectionId)[0] ?? ""],
+          [owner.epoch, this.#options.leaseMs, owner.cur],
+        )) as unknown[]
+      ).map(String);
+      if (word === "ok")
+        return { kind: "ok", seq: Number(seq), waiting: Number(waiting) };
+    }
     const { identity } = owner;
     const reply = (
-      (await this.#redis.run(renewScript, claimKeys(connectionId), [
+      (await this.#redis.run(restoreScript, claimKeys(connectionId), [
         owner.epoch,
         owner.owner,
         this.#options.leaseMs,
@@ -237,7 +250,6 @@ export class Registry {
         identity.permissions,
         identity.createdMs,
         horizonMs,
-        owner.expire ? 1 : 0,
       ])) as unknown[]
     ).map(String);
     const [kind, first, second, recreated] = reply;
@@ -333,22 +345,34 @@ export class Registry {
       0,
       limit,
     )) as string[];
-    for (const id of ids) {
-      const { state, dueMs, nowMs, endedMs } = await this.lapse(id);
-      if (state === "gone") {
-        await remove(id);
-        await Promise.all([
-          this.#redis.command("ZREM", keys.due, id),
-          this.#redis.command("ZREM", keys.connections, id),
-        ]);
-      } else if (state === "ended" && nowMs < endedMs + addDeadlineMs)
-        await this.#lookAgain(id, endedMs + addDeadlineMs);
-      else {
-        if (state === "ended") await remove(id);
-        await this.#lookAgain(id, dueMs + 1);
+    for (const id of ids)
+      try {
+        await this.#look(id, remove);
+      } catch (error) {
+        if (error instanceof BridgeError) throw error;
+        // One that cannot be dealt with now must not block those behind it.
+        await this.#lookAgain(id, Date.now() + addDeadlineMs);
       }
-    }
     return ids.length;
+  }
+
+  async #look(
+    id: string,
+    remove: (connectionId: string) => Promise<void>,
+  ): Promise<void> {
+    const { state, dueMs, nowMs, endedMs } = await this.lapse(id);
+    if (state === "gone") {
+      await remove(id);
+      await Promise.all([
+        this.#redis.command("ZREM", keys.due, id),
+        this.#redis.command("ZREM", keys.connections, id),
+      ]);
+    } else if (state === "ended" && nowMs < endedMs + addDeadlineMs)
+      await this.#lookAgain(id, endedMs + addDeadlineMs);
+    else {
+      if (state === "ended") await remove(id);
+      await this.#lookAgain(id, dueMs + 1);
+    }
   }
 
   async #inspect(connectionId: string): Promise<Connection | undefined> {

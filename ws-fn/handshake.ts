@@ -123,8 +123,9 @@ export function readHandshake(
   let resume: Asked["resume"];
   const resumeToken = query.get("resume");
   if (resumeToken !== null) {
-    const seq = Number(query.get("seq") ?? "0");
-    if (!Number.isSafeInteger(seq) || seq < 0)
+    const given = query.get("seq") ?? "0";
+    const seq = Number(given);
+    if (!/^\d+$/.test(given) || !Number.isSafeInteger(seq))
       throw invalid("seq", "must be the last seq received, or 0");
     resume = { token: resumeToken, seq };
   }

@@ -23,7 +23,7 @@ async function residue(t: Scope, guarded: boolean, connections: number) {
     receiptMs: 100,
     idempotencyMs: 100,
     lingerMs: 5,
-    scripts: guarded ? [] : [changed(endScript, "expire(1, 8, keep)")],
+    scripts: guarded ? [] : [changed(endScript, "expire(1, 7, keep)")],
   });
   const one = async (n: number) => {
     const id = await prepare(world);

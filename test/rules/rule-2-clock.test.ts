@@ -1,7 +1,7 @@
 /** Delivery rule 2: numbers follow the clock, so that a Redis that forgot goes on above what the client has. */
 import t from "tap";
 import { appendScript } from "../../shared/log-scripts.js";
-import { renewScript } from "../../shared/registry-scripts.js";
+import { restoreScript } from "../../shared/registry-scripts.js";
 import { singleRedis } from "../fixtures/redis.js";
 import type { Scope } from "../fixtures/scope.js";
 import { until } from "../fixtures/until.js";
@@ -80,7 +80,7 @@ async function forget(t: Scope, guarded: boolean) {
     ? []
     : [
         changed(
-          renewScript,
+          restoreScript,
           "if epoch > mine then",
           "if not c[1] then return {'ok', ARGV[4], 0, 0} end\nif epoch > mine then",
         ),
