@@ -15,6 +15,7 @@ import { DeliveryQueues } from "../shared/queue.js";
 import { Receipts } from "../shared/receipts.js";
 import { RedisLink } from "../shared/redis.js";
 import { Registry, registryScripts } from "../shared/registry.js";
+import { isoTimes } from "../shared/time.js";
 import { Tokens } from "../shared/tokens.js";
 import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
 
@@ -22,6 +23,8 @@ import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
 const busyMarginMs = 2_000;
 /** How long the owner of a connection may take to decide about a recall (rule 10). */
 const recallDeadlineMs = 1_000;
+
+const acceptedUntil = isoTimes();
 
 /** A bridge with its connections; `close` ends them. */
 export interface OpenBridge {
@@ -113,7 +116,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       to: { connection: request.connectionId },
       recipients: 1,
       online: appended.online ? 1 : 0,
-      expiresAt: new Date(appended.expiresAtMs).toISOString(),
+      expiresAt: acceptedUntil(appended.expiresAtMs),
     };
     const pushed: Pushed = { messageId: appended.messageId, accepted };
     if (appended.replayed !== undefined)

@@ -75,6 +75,11 @@ end
  * lost. Only a set bit is a duplicate; a counter older than the bitmap's 64 is an unknown outcome, never a 202.
  */
 const deduplicate = `
+  -- Nearly always the counter follows on and all before it were seen: no bits to shift.
+  local seen = ARGV[2] - 1 .. ':4294967295:4294967295:'
+  if c[9] and string.sub(c[9], 1, #seen) == seen or not c[9] and ARGV[2] == '1' then
+    mark = ARGV[2] .. ':4294967295:4294967295:' .. ms
+  else
   local n = tonumber(ARGV[2])
   local high, lo, hi = n - 1, 0, 0
   local fresh = true
@@ -121,6 +126,7 @@ const deduplicate = `
   if lo < 0 then lo = lo + 4294967296 end
   if hi < 0 then hi = hi + 4294967296 end
   mark = high .. ':' .. lo .. ':' .. hi .. ':' .. ms
+  end
 `;
 
 /**

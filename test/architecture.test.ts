@@ -77,6 +77,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "keys.ts",
       "logging.ts",
       "shutdown.ts",
+      "time.ts",
     ],
     ["redis.ts"],
     ["log-scripts.ts", "registry-scripts.ts", "tokens.ts"],

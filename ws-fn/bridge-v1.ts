@@ -5,6 +5,7 @@
 import type { Problem, WelcomeFrame } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
 import type { Entry } from "../shared/log.js";
+import { isoTimes } from "../shared/time.js";
 import { bridgeProtocol } from "./handshake.js";
 import type { Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";
 import {
@@ -19,6 +20,9 @@ const ackIntervalMs = 250;
 const binaryPartBytes = 180_000;
 /** Everything of a frame but the body: about 300, and a content type of 256 characters that may all be escaped. */
 const envelopeBytes = 1_000;
+
+const publishedAt = isoTimes();
+const expiresAt = isoTimes();
 
 const frame = (value: object): Frame => ({
   data: JSON.stringify(value),
@@ -59,7 +63,7 @@ function cutText(text: string): string[] {
 
 function message(entry: Entry, redelivered: boolean): Frame[] {
   const head = `{"type":"message","id":"${entry.id}","seq":${entry.seq},"contentType":${JSON.stringify(entry.contentType)},`;
-  const tail = `"publishedAt":"${new Date(Math.floor(entry.seq / 1_000)).toISOString()}","expiresAt":"${new Date(entry.expiresAtMs).toISOString()}","redelivered":${redelivered}`;
+  const tail = `"publishedAt":"${publishedAt(Math.floor(entry.seq / 1_000))}","expiresAt":"${expiresAt(entry.expiresAtMs)}","redelivered":${redelivered}`;
   if (!entry.binary) {
     const text = entry.body.toString("utf8");
     const quoted = JSON.stringify(text);
