@@ -3,7 +3,9 @@ import eslint from "@eslint/js";
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["dist/", "node_modules/", ".tap/", ".bridge/", "shared/api.d.ts"] },
+  {
+    ignores: ["dist/", "node_modules/", ".tap/", ".bridge/", "shared/api.d.ts"],
+  },
   eslint.configs.recommended,
   ...tseslint.configs.recommended,
   {

@@ -7,6 +7,7 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { promisify } from "node:util";
+import type { Locator } from "playwright-core";
 import t from "tap";
 import { NO_BROWSER, startBrowser } from "../fixtures/browser.js";
 import { startProcess } from "../fixtures/processes.js";
@@ -40,22 +41,23 @@ t.test("a message of curl on a page", async (t) => {
   const [, origin = ""] = await platform.waitForLine(/^ready (\S+)$/, 60_000);
   const browser = await startBrowser(t);
   if (!browser) {
-    t.skip(NO_BROWSER);
+    t.pass(`skipped: ${NO_BROWSER}`, { skip: NO_BROWSER });
     return;
   }
 
-  t.test("on a plain WebSocket, as text and as binary", async (t) => {
+  await t.test("on a plain WebSocket, as text and as binary", async (t) => {
     // Another port of localhost is another origin: allowed while the bridge is keyless (section 6).
     const server = createServer((_, response) => {
       response.setHeader("content-type", "text/html").end(page);
     }).listen(0, "127.0.0.1");
-    t.teardown(() => server.close());
+    t.teardown(() => void server.close());
     await once(server, "listening");
     const { port } = server.address() as AddressInfo;
     const url = `${origin.replace("http", "ws")}/ws`;
     const tab = await browser.newPage();
     await tab.goto(`http://127.0.0.1:${port}/?url=${encodeURIComponent(url)}`);
-    const item = (n: number) => tab.locator(`#list li:nth-child(${n})`);
+    const item = (n: number): Locator =>
+      tab.locator(`#list li:nth-child(${n})`);
     await item(1).waitFor();
     const welcome = JSON.parse(await item(1).innerText()) as {
       type: string;
@@ -85,7 +87,7 @@ t.test("a message of curl on a page", async (t) => {
     await tab.close();
   });
 
-  t.test("on the page at /, through the client library", async (t) => {
+  await t.test("on the page at /, through the client library", async (t) => {
     const tab = await browser.newPage();
     const mistakes: string[] = [];
     tab.on("pageerror", (error) => mistakes.push(error.message));
