@@ -9,13 +9,15 @@
 import type { Script } from "./redis.js";
 
 /** Shared by all: clock, number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
-const prelude = `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
+const names = `
 local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
+`;
+const prelude = `${names}
+local T = redis.call('TIME')
+local us = T[1] * 1000000 + T[2]
+local ms = math.floor(us / 1000)
 `;
 
 /**
@@ -76,15 +78,15 @@ end
  */
 const deduplicate = `
   -- Nearly always the counter follows on and all before it were seen: no bits to shift.
-  local seen = ARGV[2] - 1 .. ':4294967295:4294967295:'
-  if c[9] and string.sub(c[9], 1, #seen) == seen or not c[9] and ARGV[2] == '1' then
-    mark = ARGV[2] .. ':4294967295:4294967295:' .. ms
+  local seen = string.format('%d:4294967295:4294967295:', ARGV[2] - 1)
+  if c[8] and string.sub(c[8], 1, #seen) == seen or not c[8] and ARGV[2] == '1' then
+    mark = ARGV[2] .. ':4294967295:4294967295:' .. now
   else
   local n = tonumber(ARGV[2])
   local high, lo, hi = n - 1, 0, 0
   local fresh = true
-  if c[9] then
-    local a, b, d = string.match(c[9], '^(%d+):(%d+):(%d+)')
+  if c[8] then
+    local a, b, d = string.match(c[8], '^(%d+):(%d+):(%d+)')
     high, lo, hi = tonumber(a), tonumber(b), tonumber(d)
   end
   if n == high + 1 then
@@ -125,7 +127,7 @@ const deduplicate = `
   end
   if lo < 0 then lo = lo + 4294967296 end
   if hi < 0 then hi = hi + 4294967296 end
-  mark = high .. ':' .. lo .. ':' .. hi .. ':' .. ms
+  mark = high .. ':' .. lo .. ':' .. hi .. ':' .. now
   end
 `;
 
@@ -135,17 +137,25 @@ const deduplicate = `
  *
  * KEYS conn log index, full: fates topics scheduled idempotency
  * ARGV 1 producer 2 counter 3 body 4 'binary contentType' 5 ttlMs
- *      6 maxMessages 7 maxBytes 8 resumeMs, full: 9 topic|- 10 scheduledId|- 11 fingerprint 12 idempotencyMs 13 busyMs
- * Numbers below 1e14 are exact when they are joined to text, and cheaper so than formatted; a seq is not.
+ *      6 bytes below which no limit is reached 7 'maxMessages maxBytes' 8 resumeMs, full: 9 topic|- 10 scheduledId|- 11 fingerprint 12 idempotencyMs 13 busyMs
+ * Times stay text wherever they can: turning numbers into text and back was a third of this script. Text of the same
+ * length (or '0') compares as its numbers do.
  * Returns 'accepted seq expiresAt online epoch status' (epoch: when a job is needed, else 0) or {refusal, …}.
  */
 function appendLua(full: boolean): string {
   const fullOnly = (lua: string) => (full ? lua : "");
-  return `${prelude}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}
+  return `${names}
+local T = redis.call('TIME')
+local clock = T[1] .. string.sub('00000' .. T[2], -6)
+local now = string.sub(clock, 1, -4)
+local ms = tonumber(now)
+${liveness}${fullOnly(idempotency)}${fullOnly(drop)}
 local field = 'p:' .. ARGV[1]
-local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', 'readTo', field)
-local no = refuse(c[1], c[2], ARGV[8])
-if no then return no end
+local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', field${fullOnly(", 'readTo'")})
+if c[1] ~= 'open' or now > c[2] then
+  local no = refuse(c[1], c[2], ARGV[8])
+  if no then return no end
+end
 
 local mark, waiting
 ${full ? "if ARGV[10] == '-' then" : "do"}
@@ -160,23 +170,23 @@ local again = replay(KEYS[7], ARGV[11])
 if again then return again end`)}
 
 local bytes = #ARGV[3]
-local total = tonumber(c[6] or 0)
-local held = total - tonumber(c[7] or 0)
+local size = (c[6] or 0) + bytes + ${messageOverheadBytes}
+local held = size - (c[7] or 0)
 -- Each message counts for its overhead, so few bytes held means few messages held.
-local maxMessages, maxBytes = tonumber(ARGV[6]), tonumber(ARGV[7])
-if held >= maxMessages * ${messageOverheadBytes} or held + bytes > maxBytes then
+if held > tonumber(ARGV[6]) then
+  local maxMessages, maxBytes = string.match(ARGV[7], '(%d+) (%d+)')
   local count = redis.call('XLEN', KEYS[2])
-  if count >= maxMessages then return {'full', 'messages', maxMessages, count} end
-  if count > 0 and held + bytes > maxBytes then return {'full', 'bytes', maxBytes, held + bytes} end
+  if count >= tonumber(maxMessages) then return {'full', 'messages', maxMessages, count} end
+  if count > 0 and held > tonumber(maxBytes) then return {'full', 'bytes', maxBytes, held} end
 end
 
 local last = c[3] or '0'
 local id
-if us > tonumber(last) then id = T[1] .. string.sub('00000' .. T[2], -6) else id = text(tonumber(last) + 1) end
+if clock > last then id = clock else id = text(tonumber(last) + 1) end
 local exp
-${full ? "if waiting then exp = tonumber(string.match(waiting, '^w:%d+:(%d+)')) else exp = ms + tonumber(ARGV[5]) end" : "exp = ms + tonumber(ARGV[5])"}
+${full ? "if waiting then exp = string.match(waiting, '^w:%d+:(%d+)') else exp = string.format('%d', ms + ARGV[5]) end" : "exp = string.format('%d', ms + ARGV[5])"}
 local epoch = c[4] or '0'
-total = total + bytes + ${messageOverheadBytes}
+local total = string.format('%d', size)
 ${
   full
     ? `local now_only = ARGV[5] == '0'
@@ -192,16 +202,16 @@ if epoch ~= '0' then
   else payload = 'n ' .. id .. ' ' .. last end
   heard = redis.call('@publish', 'bell:' .. tag .. ':' .. epoch, payload)
 end
-local live = c[1] == 'open' and ms < tonumber(c[2])
-local online = (live and heard > 0) and 1 or 0
+local live = c[1] == 'open' and now < c[2]
+local online = (live and heard > 0) and '1' or '0'
 local status = 'queued'
 local job = '0'
-if live and tonumber(c[5] or 0) <= ms${fullOnly(" and not (now_only and online == 0)")} then
+if live and (c[5] or '0') <= now${fullOnly(" and not (now_only and online == '0')")} then
   job = epoch
   redis.call('HSET', KEYS[1], 'flag', ms + ${queuedFlagMs})
 end
 
-${fullOnly(`if now_only and online == 0 then
+${fullOnly(`if now_only and online == '0' then
   status = 'undeliverable'
   total = tonumber(c[6] or 0)
   redis.call('ZADD', KEYS[4], id, id .. ':undeliverable:not_connected:' .. text(ms))
@@ -216,7 +226,7 @@ if waiting then
   redis.call('HSET', KEYS[6], ARGV[10], 's:' .. id .. ':' .. waiting)
   news('q')
 end`)}
-if total == bytes + ${messageOverheadBytes} then
+if size == bytes + ${messageOverheadBytes} then
   -- The first message: its streams live no longer than their connection.
   local rest = redis.call('PTTL', KEYS[1])
   if rest > 0 then
@@ -229,7 +239,7 @@ if ARGV[9] ~= '-' and status == 'queued' then
   local old = redis.call('HGET', KEYS[5], ARGV[9])
   redis.call('HSET', KEYS[5], ARGV[9], id)
   -- With a live owner the owner decides, when it reads; without one only what no owner was given may go.
-  if old and heard == 0 and tonumber(old) > tonumber(c[8] or 0) and drop(old) then
+  if old and heard == 0 and tonumber(old) > tonumber(c[9] or 0) and drop(old) then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
     news('f')
   end

@@ -10,6 +10,7 @@ import {
   appendScript,
   dropDueScript,
   makeRoomScript,
+  messageOverheadBytes,
   pruneScript,
   readScript,
   recallScheduledScript,
@@ -272,6 +273,9 @@ export interface LogOptions {
 export class Log {
   readonly #redis: RedisLink;
   readonly #options: LogOptions;
+  /** Fewer bytes than this reach neither limit. */
+  readonly #unlimitedBytes: number;
+  readonly #limits: string;
   readonly #lapse: (connectionId: string) => Promise<unknown>;
   #producer = randomBase62(8);
   readonly #counters = new Map<string, number>();
@@ -284,6 +288,11 @@ export class Log {
   ) {
     this.#redis = redis;
     this.#options = options;
+    this.#unlimitedBytes = Math.min(
+      options.maxMessages * messageOverheadBytes,
+      options.maxBytes,
+    );
+    this.#limits = `${options.maxMessages} ${options.maxBytes}`;
     this.#lapse = lapse;
   }
 
@@ -326,8 +335,8 @@ export class Log {
       push.binary ? push.body : push.body.toString("utf8"),
       `${push.binary ? 1 : 0} ${push.contentType}`,
       push.ttlSeconds * 1_000,
-      this.#options.maxMessages,
-      this.#options.maxBytes,
+      this.#unlimitedBytes,
+      this.#limits,
       this.#options.resumeMs,
     ];
     const plain =

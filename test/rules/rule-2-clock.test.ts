@@ -20,7 +20,7 @@ const redis = await singleRedis(t);
 async function setBack(t: Scope, guarded: boolean) {
   const scripts = guarded
     ? []
-    : [changed(appendScript, "if us > tonumber(last) then", "if false then")];
+    : [changed(appendScript, "if clock > last then", "if false then")];
   const world = await startWorld(t, redis.url, { scripts });
   const id = await prepare(world);
   const client = await connect(t, world, id);
