@@ -9,14 +9,11 @@ import {
   randomBase62,
 } from "../shared/ids.js";
 import { channels } from "../shared/keys.js";
-import { Log, logScripts, type Append, type Appended } from "../shared/log.js";
+import type { Append, Appended } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
-import { DeliveryQueues } from "../shared/queue.js";
 import { Receipts } from "../shared/receipts.js";
-import { RedisLink } from "../shared/redis.js";
-import { Registry, registryScripts } from "../shared/registry.js";
 import { isoTimes } from "../shared/time.js";
-import { Tokens } from "../shared/tokens.js";
+import { openStores } from "../shared/stores.js";
 import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
 
 /** A waited request may go on this long after its wait before a replay gets the plain 202. */
@@ -34,26 +31,9 @@ export interface OpenBridge {
 
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
-  const redis = new RedisLink(
-    config.redisUrl,
-    [...logScripts, ...registryScripts],
-    logger,
-  );
-  const registry = new Registry(redis, config);
-  const log = new Log(
-    redis,
-    {
-      maxMessages: config.logMaxMessages,
-      maxBytes: config.logMaxBytes,
-      resumeMs: config.resumeMs,
-      receiptMs: config.receiptMs,
-      idempotencyMs: config.idempotencyMs,
-    },
-    (connectionId) => registry.lapse(connectionId),
-  );
-  const queues = new DeliveryQueues(redis, logger);
+  const stores = openStores(config, logger);
+  const { redis, registry, log, queues, tokens } = stores;
   const receipts = new Receipts(redis, log, config.receiptMs);
-  const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -252,9 +232,6 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
 
   return {
     bridge,
-    async close() {
-      await queues.close();
-      redis.close();
-    },
+    close: () => stores.close(),
   };
 }

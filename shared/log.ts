@@ -2,6 +2,7 @@
  * The log of a connection: its messages in order until they are acked, recalled or expired. Append (with flag and
  * doorbell), read, report, recall, and the facts a receipt is made of. The scripts are in log-scripts.ts.
  */
+import { parseEntry, type Entry } from "./entry.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import { messageId, randomBase62, scheduledMessageId } from "./ids.js";
 import { keys } from "./keys.js";
@@ -78,28 +79,6 @@ export interface Appended {
   replayed?: string | null;
 }
 
-/** One message of the log. */
-export interface Entry {
-  seq: number;
-  id: string;
-  expiresAtMs: number;
-  /** Bytes of the log up to and with this message, since its connection began. */
-  total: number;
-  binary: boolean;
-  /** With `ttl` 0: the only epoch in which it may be sent. */
-  onlyEpoch: number | undefined;
-  contentType: string;
-  body: Buffer;
-}
-
-export type Bell =
-  | { kind: "message"; prev: number; entry: Entry }
-  | { kind: "append"; seq: number; prev: number }
-  | { kind: "job" }
-  | { kind: "fenced" }
-  | { kind: "closed"; code: number; reason: string }
-  | { kind: "recall"; seq: number; nonce: string };
-
 export type Page =
   | { kind: "rows"; seq: number; more: boolean; rows: Entry[] }
   | { kind: "fenced" }
@@ -157,78 +136,6 @@ export type RecallOutcome =
   | "not_found"
   | "fenced"
   | { ask: number };
-
-function parseHeader(
-  connectionId: string,
-  seq: number,
-  header: string,
-  body: Buffer,
-): Entry {
-  // expiresAt total scheduledId onlyEpoch topic binary contentType, the last of which may have spaces.
-  const [exp = "0", total = "0", scheduled = "-", epoch = "-", , binary = "0"] =
-    header.split(" ", 6);
-  let at = -1;
-  for (let i = 0; i < 6; i++) at = header.indexOf(" ", at + 1);
-  return {
-    seq,
-    id:
-      scheduled === "-"
-        ? messageId(connectionId, seq)
-        : scheduledMessageId(connectionId, scheduled),
-    expiresAtMs: Number(exp),
-    total: Number(total),
-    binary: binary === "1",
-    onlyEpoch: epoch === "-" ? undefined : Number(epoch),
-    contentType: header.slice(at + 1),
-    body,
-  };
-}
-
-/** Reads what came over a doorbell channel; undefined for what no version of ours sends. */
-export function parseBell(
-  connectionId: string,
-  payload: Buffer,
-): Bell | undefined {
-  const kind = payload[0];
-  if (kind === 0x6d /* m */) {
-    const end = payload.indexOf(10);
-    const line = payload.toString("latin1", 2, end);
-    const first = line.indexOf(" ");
-    const second = line.indexOf(" ", first + 1);
-    const seq = Number(line.slice(0, first));
-    return {
-      kind: "message",
-      prev: Number(line.slice(first + 1, second)),
-      entry: parseHeader(
-        connectionId,
-        seq,
-        line.slice(second + 1),
-        payload.subarray(end + 1),
-      ),
-    };
-  }
-  const [word, first = "", second = "", ...rest] = payload
-    .toString("utf8")
-    .split(" ");
-  switch (word) {
-    case "n":
-      return { kind: "append", seq: Number(first), prev: Number(second) };
-    case "j":
-      return { kind: "job" };
-    case "fenced":
-      return { kind: "fenced" };
-    case "closed":
-      return {
-        kind: "closed",
-        code: Number(first),
-        reason: [second, ...rest].join(" "),
-      };
-    case "recall":
-      return { kind: "recall", seq: Number(first), nonce: second };
-    default:
-      return undefined;
-  }
-}
 
 /** Turns a script's refusal into the error of the contract. */
 function refuse(connectionId: string, reply: readonly unknown[]): never {
@@ -535,7 +442,7 @@ export class Log {
     const rows: Entry[] = [];
     for (let i = 3; i + 2 < reply.length; i += 3)
       rows.push(
-        parseHeader(
+        parseEntry(
           connectionId,
           Number(String(reply[i])),
           (reply[i + 1] as Buffer).toString("latin1"),

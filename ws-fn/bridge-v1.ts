@@ -4,7 +4,7 @@
  */
 import type { Problem, WelcomeFrame } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
-import type { Entry } from "../shared/log.js";
+import type { Entry } from "../shared/entry.js";
 import { isoTimes } from "../shared/time.js";
 import { bridgeProtocol } from "./handshake.js";
 import type { Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";

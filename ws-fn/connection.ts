@@ -27,7 +27,8 @@ import {
 } from "../shared/close-codes.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import { channels } from "../shared/keys.js";
-import { parseBell, type Bell, type Entry, type Log } from "../shared/log.js";
+import { parseBell, type Bell, type Entry } from "../shared/entry.js";
+import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";

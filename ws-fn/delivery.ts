@@ -6,7 +6,8 @@
  *
  * The single writer of one epoch. Knows no WebSocket and no Redis, only its ports.
  */
-import type { Bell, Entry, Page, RecallOutcome } from "../shared/log.js";
+import type { Bell, Entry } from "../shared/entry.js";
+import type { Page, RecallOutcome } from "../shared/log.js";
 
 /** Bells kept during a read; more than that and the log is read once more instead. */
 const heardMax = 1_000;

@@ -1,13 +1,9 @@
 /** ws-fn's process edge: environment → config → parts → listen → signals. */
 import { ConfigError, parseConfig, printConfig } from "../shared/config.js";
 import { randomBase62 } from "../shared/ids.js";
-import { Log, logScripts } from "../shared/log.js";
 import { createLogger } from "../shared/logging.js";
-import { DeliveryQueues } from "../shared/queue.js";
-import { RedisLink } from "../shared/redis.js";
-import { Registry, registryScripts } from "../shared/registry.js";
 import { runShutdown } from "../shared/shutdown.js";
-import { Tokens } from "../shared/tokens.js";
+import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
 import { Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
@@ -23,25 +19,8 @@ async function main(): Promise<void> {
   const config = parseConfig(process.env);
   const logger = createLogger("ws-fn", config.logLevel);
   const instance = randomBase62(12);
-  const redis = new RedisLink(
-    config.redisUrl,
-    [...logScripts, ...registryScripts],
-    logger,
-  );
-  const registry = new Registry(redis, config);
-  const log = new Log(
-    redis,
-    {
-      maxMessages: config.logMaxMessages,
-      maxBytes: config.logMaxBytes,
-      resumeMs: config.resumeMs,
-      receiptMs: config.receiptMs,
-      idempotencyMs: config.idempotencyMs,
-    },
-    (connectionId) => registry.lapse(connectionId),
-  );
-  const queues = new DeliveryQueues(redis, logger);
-  const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
+  const stores = openStores(config, logger);
+  const { redis, registry, log, queues, tokens } = stores;
   const pulse = new Pulse();
   const server = new BridgeServer({
     instance,
@@ -82,14 +61,8 @@ async function main(): Promise<void> {
         { name: "drain", run: () => server.drain() },
         { name: "chores", run: stopChores },
         { name: "sockets", run: () => server.close() },
-        { name: "queues", run: () => queues.close() },
-        {
-          name: "redis",
-          run: () => {
-            pulse.close();
-            redis.close();
-          },
-        },
+        { name: "pulse", run: () => pulse.close() },
+        { name: "stores", run: () => stores.close() },
       ],
       config.drainMs + 15_000,
       logger,

@@ -1,6 +1,6 @@
 /** What the two ways to speak have in common: how a connection's events become frames, and frames become events. */
 import type { Problem } from "../shared/api.js";
-import type { Entry } from "../shared/log.js";
+import type { Entry } from "../shared/entry.js";
 
 /** One WebSocket frame. */
 export interface Frame {

@@ -1,7 +1,8 @@
 /** Delivery rule 9: the end of a run takes only its own flag, reads what is left, all of it, and loses no bell. */
 import t from "tap";
 import { readScript } from "../../shared/log-scripts.js";
-import type { Bell, Entry, Page } from "../../shared/log.js";
+import type { Bell, Entry } from "../../shared/entry.js";
+import type { Page } from "../../shared/log.js";
 import { Delivery, type DeliveryPorts } from "../../ws-fn/delivery.js";
 import { singleRedis } from "../fixtures/redis.js";
 import type { Scope } from "../fixtures/scope.js";

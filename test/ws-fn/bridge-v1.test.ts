@@ -11,7 +11,7 @@ import {
   newScheduledId,
   scheduledMessageId,
 } from "../../shared/ids.js";
-import type { Entry } from "../../shared/log.js";
+import type { Entry } from "../../shared/entry.js";
 import { bridgeSpeaker } from "../../ws-fn/bridge-v1.js";
 import type { Frame } from "../../ws-fn/speaker.js";
 

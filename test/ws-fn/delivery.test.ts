@@ -1,6 +1,7 @@
 /** Delivery: order, once, and whose word counts, over ports that the test holds in its hand. */
 import t from "tap";
-import type { Entry, Page } from "../../shared/log.js";
+import type { Entry } from "../../shared/entry.js";
+import type { Page } from "../../shared/log.js";
 import { Delivery, type DeliveryPorts } from "../../ws-fn/delivery.js";
 import { until } from "../fixtures/until.js";
 

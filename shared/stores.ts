@@ -1,0 +1,52 @@
+/** What both functions keep in Redis, put together once: registry, log, queues and tokens over one link. */
+import type { Config } from "./config.js";
+import { Log, logScripts } from "./log.js";
+import type { Logger } from "./logging.js";
+import { DeliveryQueues } from "./queue.js";
+import { RedisLink } from "./redis.js";
+import { Registry, registryScripts } from "./registry.js";
+import { Tokens } from "./tokens.js";
+
+export interface Stores {
+  redis: RedisLink;
+  registry: Registry;
+  log: Log;
+  queues: DeliveryQueues;
+  tokens: Tokens;
+  /** Ends Workers, then connections. */
+  close(): Promise<void>;
+}
+
+/** Connects in the background: the stores exist before their Redis answers. */
+export function openStores(config: Config, logger: Logger): Stores {
+  const redis = new RedisLink(
+    config.redisUrl,
+    [...logScripts, ...registryScripts],
+    logger,
+  );
+  const registry = new Registry(redis, config);
+  const log = new Log(
+    redis,
+    {
+      maxMessages: config.logMaxMessages,
+      maxBytes: config.logMaxBytes,
+      resumeMs: config.resumeMs,
+      receiptMs: config.receiptMs,
+      idempotencyMs: config.idempotencyMs,
+    },
+    (connectionId) => registry.lapse(connectionId),
+  );
+  const queues = new DeliveryQueues(redis, logger);
+  const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
+  return {
+    redis,
+    registry,
+    log,
+    queues,
+    tokens,
+    async close() {
+      await queues.close();
+      redis.close();
+    },
+  };
+}
