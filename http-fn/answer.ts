@@ -30,6 +30,9 @@ const named = (accept = ""): string[] =>
     .filter((part) => !/;\s*q=0(\.0*)?\s*($|;)/.test(part))
     .map((part) => (part.split(";")[0] ?? "").trim());
 
+/** A newline at the end, so that a terminal's prompt stays on a line of its own. */
+const toJson = (value: object): string => `${JSON.stringify(value)}\n`;
+
 export function answer(
   request: FastifyRequest,
   reply: FastifyReply,
@@ -39,7 +42,7 @@ export function answer(
   reply.code(status);
   if (wantsText(request))
     return reply.header("content-type", TEXT_TYPE).send(toText(value));
-  return reply.header("content-type", JSON_TYPE).send(JSON.stringify(value));
+  return reply.header("content-type", JSON_TYPE).send(toJson(value));
 }
 
 export function answerProblem(
@@ -57,9 +60,7 @@ export function answerProblem(
   reply.code(error.status);
   if (wantsText(request))
     return reply.header("content-type", TEXT_TYPE).send(toText(problem));
-  return reply
-    .header("content-type", PROBLEM_TYPE)
-    .send(JSON.stringify(problem));
+  return reply.header("content-type", PROBLEM_TYPE).send(toJson(problem));
 }
 
 interface ForeignError {
