@@ -11,7 +11,7 @@
  *                                          ▼
  *                     closed: ended (client's 1000), released (it may come back), or nothing (fenced)
  *
- * Every write goes through `#write`, which asks the lease first (delivery rule 1).
+ * Before every write the lease is asked: by `#write` for all frames but messages, by delivery.ts for those (rule 1).
  */
 import type { CloseCode, Reason } from "../shared/api.js";
 import {
@@ -277,7 +277,7 @@ export class Connection {
     return this.#live && this.#lease.holds;
   }
 
-  /** The one door to the socket. False: not written, ownership must be confirmed first. */
+  /** The door for all frames but messages. False: not written, ownership must be confirmed first. */
   #write(frame: Frame | undefined): boolean {
     if (!frame || !this.#mayWrite()) return false;
     this.#socket.send(frame);
@@ -337,7 +337,8 @@ export class Connection {
     }
     const frame = this.#speaker.ping();
     if (frame) this.#socket.send(frame);
-    else this.#socket.ping();
+    // A raw client answers no frame; its WebSocket answers a control ping by itself.
+    if (!this.#speaker.acks) this.#socket.ping();
   }
 
   #onBell(payload: Buffer): void {

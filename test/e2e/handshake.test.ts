@@ -289,4 +289,21 @@ t.test("sockets", async (t) => {
     t.equal(application.dials, 1);
     t.equal(application.bridge.state, "open");
   });
+
+  t.test("a raw client need not answer the pings it asked for", async (t) => {
+    const { token } = await backend.prepare();
+    // As ten lines would have it: it listens and says nothing.
+    const socket = new WebSocket(`${wsFn.url}/ws?token=${token}&heartbeat=1`);
+    t.teardown(() => socket.terminate());
+    let pings = 0;
+    socket.on("message", (data: Buffer) => {
+      if (data.includes('"ping"')) pings += 1;
+    });
+    await once(socket, "open");
+    await until(() => pings > 5 || socket.readyState !== WebSocket.OPEN, {
+      ms: 20_000,
+    });
+    t.equal(socket.readyState, WebSocket.OPEN);
+    t.ok(pings > 5, "more than go unanswered before a line counts as dead");
+  });
 });
