@@ -118,12 +118,13 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     const answered = new Promise<string>((resolve) => {
       answer = resolve;
     });
-    const stop = await receipts.listen(connectionId, (news) => {
+    const { heard, stop } = receipts.listen(connectionId, (news) => {
       const [kind, forWhom, word = ""] = news.split(" ");
       if (kind === "recalled" && forWhom === nonce) answer(word);
     });
     const timer = setTimeout(() => answer("maybe"), recallDeadlineMs);
     try {
+      await Promise.race([heard, answered]);
       await redis.publish(
         `${channels.bell(connectionId)}${epoch}`,
         `recall ${seq} ${nonce}`,

@@ -177,11 +177,14 @@ export class Receipts {
     return isFinal(state.status) && state.atMs + this.#receiptMs < nowMs;
   }
 
-  /** Listens for news of a connection's receipts; returns what ends it. */
-  async listen(
+  /**
+   * Listens for news of a connection's receipts, as soon as `heard` resolves; `stop` ends it. While Redis is away
+   * `heard` waits for it, so whoever must answer in time awaits it beside something else.
+   */
+  listen(
     connectionId: string,
     listener: (news: string) => void,
-  ): Promise<() => void> {
+  ): { heard: Promise<void>; stop(): void } {
     let listeners = this.#listeners.get(connectionId);
     if (!listeners) {
       listeners = new Set();
@@ -190,22 +193,17 @@ export class Receipts {
     listeners.add(listener);
     const all = listeners;
     const channel = channels.news(connectionId);
+    const heard = this.#redis.subscriptions.subscribe(channel, (payload) => {
+      const news = payload.toString();
+      for (const each of this.#listeners.get(connectionId) ?? []) each(news);
+    });
     const stop = () => {
       all.delete(listener);
       if (all.size > 0 || this.#listeners.get(connectionId) !== all) return;
       this.#listeners.delete(connectionId);
       void this.#redis.subscriptions.unsubscribe(channel);
     };
-    try {
-      await this.#redis.subscriptions.subscribe(channel, (payload) => {
-        const news = payload.toString();
-        for (const each of this.#listeners.get(connectionId) ?? []) each(news);
-      });
-    } catch (error) {
-      stop();
-      throw error;
-    }
-    return stop;
+    return { heard, stop };
   }
 
   /**
@@ -223,7 +221,9 @@ export class Receipts {
       news = true;
       wake();
     };
-    const stop = await this.listen(connection, onNews);
+    const { heard, stop } = this.listen(connection, onNews);
+    // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
+    heard.then(onNews, () => undefined);
     this.#redis.subscriptions.on("gap", onNews);
     signal.addEventListener("abort", onNews);
     try {
