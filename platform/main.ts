@@ -10,7 +10,7 @@ import { Platform, PlatformError } from "./platform.js";
 const SAME_SIGNAL_MS = 1_000;
 
 /** The printed example is a nicety: it must not hold up the start for longer. */
-const PREPARE_MS = 2_000;
+const PREPARE_MS = 10_000;
 
 const say = boundedLines(process.stdout);
 const complain = boundedLines(process.stderr);

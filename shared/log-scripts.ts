@@ -3,7 +3,7 @@
  * keys only and takes its time from Redis. Times are milliseconds, a seq is microseconds or one more than the last.
  *
  * An entry of the log has two fields: `h`, the header, and `b`, the body as posted. The doorbell carries the same
- * header, so that both ends of the wire format stand here and in log.ts. Header, separated by spaces:
+ * header, so that the writers of the wire format stand here and its readers in entry.ts. Header, separated by spaces:
  *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- binary contentType
  */
 import type { Script } from "./redis.js";
