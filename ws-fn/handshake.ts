@@ -8,6 +8,9 @@ export const bridgeProtocol = "bridge.v1.json";
 export const rawProtocol = "bridge.raw";
 const bearerPrefix = "bearer.";
 
+/** How far a seq may be ahead of the clock, after a failover to a Redis whose clock was ahead. */
+const seqAheadMsMax = 86_400_000;
+
 export interface UpgradeRequest {
   url: string;
   host: string | undefined;
@@ -125,7 +128,9 @@ export function readHandshake(
   if (resumeToken !== null) {
     const given = query.get("seq") ?? "0";
     const seq = Number(given);
-    if (!/^\d+$/.test(given) || !Number.isSafeInteger(seq))
+    // A seq follows the clock: one from far ahead was never ours, and would put every later message behind it.
+    const latest = (Date.now() + seqAheadMsMax) * 1_000;
+    if (!/^\d+$/.test(given) || seq > latest)
       throw invalid("seq", "must be the last seq received, or 0");
     resume = { token: resumeToken, seq };
   }
