@@ -1,12 +1,7 @@
-// Every number the platform goes by: name with unit, default, reason; and how the environment changes some of them.
+// The numbers of our machine, not of the platform we show (rules.ts): name with unit, default, reason; and how the
+// environment changes some of them.
 
 export interface Limits {
-  /** No data frame in either direction for this long ends a connection with 455 [WS-CLOSE-11, WS-TIME-1]. */
-  readonly wsIdleSeconds: number;
-  /** From the hand-over to a ready instance to the forced end with 433 [WS-CLOSE-14, WS-TIME-3]. */
-  readonly wsExecutionSeconds: number;
-  /** From the start of a process to its listening port, else 446 [WS-BOOT-5]. */
-  readonly initSeconds: number;
   /** ws-fn instances kept ready before anybody connects: a connect then costs no process start. */
   readonly wsPrewarm: number;
   /** ws-fn instances at most; each is a Node process of some 60 MB. Beyond it a connect is refused with 432. */
@@ -17,8 +12,6 @@ export interface Limits {
   readonly httpConcurrency: number;
   /** http-fn instances at most; one serves until `httpConcurrency` is reached. */
   readonly httpMaxInstances: number;
-  /** How long an instance beyond the prewarmed ones may stay unused (the documents say 3 to 5 minutes). */
-  readonly warmTtlSeconds: number;
   /** A function may learn of its connection's end a moment after the gateway: no new one before this. */
   readonly settleMs: number;
   /** How long a request waits for a slot when all instances are taken and no more may start. */
@@ -38,20 +31,14 @@ export interface Limits {
   readonly healthyMs: number;
   /** Ended invocations remembered, per function. */
   readonly invocationsKept: number;
-  /** One WebSocket message, either direction [WS-LIM-1]. Counted and reported, not enforced yet. */
-  readonly maxMessageBytes: number;
 }
 
 export const defaultLimits: Limits = Object.freeze({
-  wsIdleSeconds: 600,
-  wsExecutionSeconds: 7_200,
-  initSeconds: 60,
   wsPrewarm: 2,
   wsMaxInstances: 200,
   wsMaxIdle: 4,
   httpConcurrency: 100,
   httpMaxInstances: 3,
-  warmTtlSeconds: 240,
   settleMs: 50,
   queueMs: 2_000,
   recycleGraceMs: 2_000,
@@ -62,14 +49,22 @@ export const defaultLimits: Limits = Object.freeze({
   restartMaxMs: 5_000,
   healthyMs: 10_000,
   invocationsKept: 1_000,
-  maxMessageBytes: 262_144,
 });
+
+/** Of ws-fn, where nobody says otherwise. */
+const WS_IDLE_SECONDS = 600;
+const WS_TIMEOUT_SECONDS = 7_200;
 
 /** What `npm start` can change. */
 export interface Settings {
   /** 0 picks a free port. */
   readonly gatewayPort: number;
   readonly limits: Limits;
+  /** What differs from ws-fn's own description. */
+  readonly ws: {
+    readonly idleSeconds: number;
+    readonly timeoutSeconds: number;
+  };
   /** One of pino's levels; the functions go by the same variable. */
   readonly logLevel: string;
 }
@@ -108,11 +103,10 @@ export function parseSettings(
       `LOG_LEVEL must be one of ${logLevels.join(", ")}, not "${logLevel}"`,
     );
   const gatewayPort = number("GATEWAY_PORT", 8_080, 0, 65_535);
-  const { wsPrewarm, wsMaxInstances, wsIdleSeconds, wsExecutionSeconds } =
-    defaultLimits;
-  const execution = number("EXECUTION_SECONDS", wsExecutionSeconds, 1, 86_400);
+  const { wsPrewarm, wsMaxInstances } = defaultLimits;
+  const execution = number("EXECUTION_SECONDS", WS_TIMEOUT_SECONDS, 1, 86_400);
   // A default never contradicts what was asked for; two contradicting wishes are a mistake.
-  const idleDefault = Math.min(wsIdleSeconds, execution);
+  const idleDefault = Math.min(WS_IDLE_SECONDS, execution);
   const idle = number("WS_IDLE_SECONDS", idleDefault, 10, 7_200);
   if (execution < idle)
     mistakes.push(
@@ -121,8 +115,7 @@ export function parseSettings(
   const limits: Limits = {
     ...defaultLimits,
     wsPrewarm: number("PREWARM", wsPrewarm, 0, wsMaxInstances),
-    wsIdleSeconds: idle,
-    wsExecutionSeconds: execution,
   };
-  return mistakes.length > 0 ? mistakes : { gatewayPort, limits, logLevel };
+  const ws = { idleSeconds: idle, timeoutSeconds: execution };
+  return mistakes.length > 0 ? mistakes : { gatewayPort, limits, ws, logLevel };
 }

@@ -23,13 +23,19 @@ if (Array.isArray(settings)) {
   await run(settings);
 }
 
-async function run({ gatewayPort, limits, logLevel }: Settings): Promise<void> {
+async function run({
+  gatewayPort,
+  limits,
+  ws,
+  logLevel,
+}: Settings): Promise<void> {
   const platform = new Platform({
     httpDirectory: fileURLToPath(new URL("../http-fn", import.meta.url)),
     wsDirectory: fileURLToPath(new URL("../ws-fn", import.meta.url)),
     env: process.env,
     port: gatewayPort,
     limits,
+    ws,
     log: createLogger("platform", logLevel),
     print: ({ functionName, instanceId, stream, line }) =>
       (stream === "stdout" ? say : complain)(

@@ -3,6 +3,7 @@
 
 import { get } from "node:http";
 import { pause, realClock, type Clock } from "./clock.js";
+import type { FunctionDescription } from "./function-description.js";
 import { createGateway, type Gateway } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
 import { Instance } from "./instance.js";
@@ -11,6 +12,7 @@ import { defaultLimits, type Limits } from "./limits.js";
 import { silentLog, type Log, type PrintedLine } from "./logs.js";
 import { createOwnApi } from "./own-api.js";
 import { isFree } from "./ports.js";
+import { presets, type Rules } from "./rules.js";
 import { Pool } from "./scheduler.js";
 import { serveWebSocket } from "./ws-proxy.js";
 
@@ -24,6 +26,11 @@ export interface PlatformOptions {
   /** Port of the gateway; default 0, a free one. */
   readonly port?: number;
   readonly limits?: Partial<Limits>;
+  /** Default: the preset `documented`. */
+  readonly rules?: Partial<Rules>;
+  /** What differs from the description of each function. */
+  readonly http?: Partial<FunctionDescription>;
+  readonly ws?: Partial<FunctionDescription>;
   readonly clock?: Clock;
   /** Default: says nothing. */
   readonly log?: Log;
@@ -41,6 +48,13 @@ export class PlatformError extends Error {
 
 const HTTP_FUNCTION = "http-fn";
 const WS_FUNCTION = "ws-fn";
+
+const commonDescription = {
+  initTimeoutSeconds: 60,
+  idleSeconds: 600,
+  memoryMb: 128,
+  environment: {},
+};
 
 /** Pause between two looks at `/readyz`, and how long one look may take. */
 const READY_POLL_MS = 100;
@@ -65,38 +79,59 @@ export class Platform {
     const log = options.log ?? silentLog;
     this.#limits = limits;
     this.#clock = clock;
+    const rules = { ...presets.documented, ...options.rules };
+    const http: FunctionDescription = {
+      ...commonDescription,
+      name: HTTP_FUNCTION,
+      directory: options.httpDirectory,
+      protocol: "HTTP",
+      timeoutSeconds: 60,
+      concurrency: limits.httpConcurrency,
+      ...options.http,
+    };
+    const ws: FunctionDescription = {
+      ...commonDescription,
+      name: WS_FUNCTION,
+      directory: options.wsDirectory,
+      protocol: "WS",
+      timeoutSeconds: 7_200,
+      concurrency: 1,
+      ...options.ws,
+    };
     const book = new InvocationBook(limits.invocationsKept, clock, log);
 
     this.#httpPool = new Pool({
       ...limits,
-      functionName: HTTP_FUNCTION,
-      concurrency: limits.httpConcurrency,
+      ...rules,
+      functionName: http.name,
+      concurrency: http.concurrency,
       prewarm: 1,
       maxInstances: limits.httpMaxInstances,
       maxIdle: limits.httpMaxInstances,
       settleMs: 0,
       clock,
       log,
-      create: () => this.#instance(HTTP_FUNCTION, options.httpDirectory, {}),
+      create: () => this.#instance(http, {}),
     });
     this.#wsPool = new Pool({
       ...limits,
-      functionName: WS_FUNCTION,
-      concurrency: 1,
+      ...rules,
+      functionName: ws.name,
+      concurrency: ws.concurrency,
       prewarm: limits.wsPrewarm,
       maxInstances: limits.wsMaxInstances,
       maxIdle: limits.wsMaxIdle,
       clock,
       log,
       create: () =>
-        this.#instance(WS_FUNCTION, options.wsDirectory, {
+        this.#instance(ws, {
           MAX_SOCKETS: "1",
           // The function moves its clients before the platform cuts them.
-          EXECUTION_SECONDS: String(limits.wsExecutionSeconds),
+          EXECUTION_SECONDS: String(ws.timeoutSeconds),
         }),
     });
     this.#httpProxy = createHttpProxy({
-      functionName: HTTP_FUNCTION,
+      functionName: http.name,
       pool: this.#httpPool,
       book,
     });
@@ -104,14 +139,15 @@ export class Platform {
       http: (req, res) => this.#httpProxy.serve(req, res),
       webSocket: (req, client, head) =>
         void serveWebSocket(req, client, head, {
-          functionName: WS_FUNCTION,
+          description: ws,
           pool: this.#wsPool,
           book,
           limits,
+          rules,
           clock,
         }),
       own: createOwnApi({
-        invocations: () => book.list(limits.maxMessageBytes),
+        invocations: () => book.list(rules.maxMessageBytes),
         instances: () => [...this.#httpPool.list(), ...this.#wsPool.list()],
       }),
     });
@@ -157,15 +193,14 @@ export class Platform {
   }
 
   #instance(
-    functionName: string,
-    directory: string,
+    description: FunctionDescription,
     env: Record<string, string>,
   ): Instance {
     return new Instance({
-      functionName,
-      directory,
+      functionName: description.name,
+      directory: description.directory,
       env: { ...this.#options.env, ...env },
-      initSeconds: this.#limits.initSeconds,
+      initSeconds: description.initTimeoutSeconds,
       clock: this.#clock,
       log: this.#options.log ?? silentLog,
       print: this.#options.print ?? (() => {}),

@@ -5,6 +5,7 @@ import type { IncomingMessage } from "node:http";
 import { connect, type Socket } from "node:net";
 import { pause, type Clock } from "./clock.js";
 import { FrameReader } from "./frames.js";
+import type { FunctionDescription } from "./function-description.js";
 import { requestHead, upgradeHeaders } from "./headers.js";
 import type { Instance } from "./instance.js";
 import type { Invocation } from "./invocation.js";
@@ -14,18 +15,20 @@ import { outcomeUnknown, unavailable, type Problem } from "./problem.js";
 import { answerProblemOnSocket } from "./problem.js";
 import { relay, type Side } from "./relay.js";
 import { ResponseHead } from "./response-head.js";
+import type { Rules } from "./rules.js";
 import { StartError } from "./instance.js";
 import type { Grant } from "./scheduler.js";
 import { mustRecycle, type Ending } from "./verdict.js";
 
 export interface WebSocketProxyOptions {
-  readonly functionName: string;
+  readonly description: FunctionDescription;
   readonly pool: {
     acquire(signal: AbortSignal): Promise<Grant>;
     release(instance: Instance, recycle: boolean): void;
   };
   readonly book: InvocationBook;
   readonly limits: Limits;
+  readonly rules: Rules;
   readonly clock: Clock;
 }
 
@@ -42,7 +45,7 @@ export async function serveWebSocket(
   options: WebSocketProxyOptions,
 ): Promise<void> {
   const { pool, book } = options;
-  const invocation = book.begin(options.functionName);
+  const invocation = book.begin(options.description.name);
   const early = holdEarlyBytes(client, head);
   let grant: Grant;
   try {
@@ -155,8 +158,8 @@ class Session {
 
   /** Passes the upgrade on and stays until both lines are closed. */
   run(early: Buffer): Promise<Ending> {
-    const { clock, limits } = this.#options;
-    const { wsExecutionSeconds: seconds } = limits;
+    const { clock, limits, description } = this.#options;
+    const { timeoutSeconds: seconds } = description;
     const req = this.#req;
     const headers = upgradeHeaders(req, this.#invocation.requestId);
     this.#server.write(requestHead(req, headers), "latin1");
@@ -207,7 +210,7 @@ class Session {
   }
 
   #established(): void {
-    const { clock, limits } = this.#options;
+    const { clock, description } = this.#options;
     const now = clock.now();
     this.#invocation.frames = {
       client: this.#fromClient,
@@ -215,7 +218,7 @@ class Session {
     };
     this.#invocation.established(now);
     this.#lastTraffic = now;
-    this.#timer(limits.wsIdleSeconds * 1_000, () => this.#checkIdle());
+    this.#timer(description.idleSeconds * 1_000, () => this.#checkIdle());
   }
 
   /** The function said no: its answer has passed; when it is complete the lines have nothing left to carry. */
@@ -253,8 +256,8 @@ class Session {
   }
 
   #checkIdle(): void {
-    const { clock, limits } = this.#options;
-    const seconds = limits.wsIdleSeconds;
+    const { clock, description } = this.#options;
+    const seconds = description.idleSeconds;
     const left = this.#lastTraffic + seconds * 1_000 - clock.now();
     if (left <= 0) this.#abort({ cause: "idle", seconds });
     else this.#timer(left, () => this.#checkIdle());

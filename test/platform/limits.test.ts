@@ -7,6 +7,7 @@ t.test("without variables the defaults hold", (t) => {
   t.strictSame(parseSettings({}), {
     gatewayPort: 8080,
     limits: defaultLimits,
+    ws: { idleSeconds: 600, timeoutSeconds: 7_200 },
     logLevel: "info",
   });
   t.end();
@@ -17,20 +18,20 @@ t.test(
   (t) => {
     for (const seconds of ["10", "7200"])
       t.match(parseSettings({ WS_IDLE_SECONDS: seconds }), {
-        limits: { wsIdleSeconds: Number(seconds) },
+        ws: { idleSeconds: Number(seconds) },
       });
     for (const seconds of ["9", "7201", "1.5", "abc"])
       t.match(parseSettings({ WS_IDLE_SECONDS: seconds }), [
         /^WS_IDLE_SECONDS must be a whole number from 10 to 7200/,
       ]);
     t.match(parseSettings({ WS_IDLE_SECONDS: "30", EXECUTION_SECONDS: "30" }), {
-      limits: { wsIdleSeconds: 30, wsExecutionSeconds: 30 },
+      ws: { idleSeconds: 30, timeoutSeconds: 30 },
     });
     t.match(parseSettings({ WS_IDLE_SECONDS: "31", EXECUTION_SECONDS: "30" }), [
       /^EXECUTION_SECONDS \(30\) must not be below WS_IDLE_SECONDS \(31\)/,
     ]);
     t.match(parseSettings({ EXECUTION_SECONDS: "60" }), {
-      limits: { wsIdleSeconds: 60, wsExecutionSeconds: 60 },
+      ws: { idleSeconds: 60, timeoutSeconds: 60 },
     });
     t.end();
   },

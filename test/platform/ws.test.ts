@@ -465,8 +465,7 @@ t.test(
 t.test(
   "WS-CLOSE-11, WS-CLOSE-13: silence, or nothing but pings, ends with 455 and no Close frame",
   async (t) => {
-    const limits = { wsIdleSeconds: 0.2 };
-    const { port } = await startTestPlatform(t, { limits });
+    const { port } = await startTestPlatform(t, { ws: { idleSeconds: 0.2 } });
     const silent = await openClient(port);
     const pinging = await openClient(port);
     pinging.socket.send("!ping-often 20");
@@ -486,8 +485,8 @@ t.test(
 t.test(
   "WS-CLOSE-12, WS-CLOSE-14: data keeps a connection from 455, and nothing from 433",
   async (t) => {
-    const limits = { wsIdleSeconds: 0.4, wsExecutionSeconds: 1.2 };
-    const { port } = await startTestPlatform(t, { limits });
+    const ws = { idleSeconds: 0.4, timeoutSeconds: 1.2 };
+    const { port } = await startTestPlatform(t, { ws });
     const client = await openClient(port);
     const { pid } = await client.about();
     client.socket.send("!push 20");
@@ -503,8 +502,8 @@ t.test(
 t.test(
   "WS-CLOSE-16: idle and execution timeout at the same time is 433",
   async (t) => {
-    const limits = { wsIdleSeconds: 0.3, wsExecutionSeconds: 0.3 };
-    const { port } = await startTestPlatform(t, { limits });
+    const ws = { idleSeconds: 0.3, timeoutSeconds: 0.3 };
+    const { port } = await startTestPlatform(t, { ws });
     const client = await openClient(port);
     t.equal(await client.closed, 1006);
     t.match(await lastEnded(port), { statusCode: 433 });
