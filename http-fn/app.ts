@@ -129,7 +129,17 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     // A caller that hung up, or was cut off, is answered by nobody and has its own line where that was our doing.
     if (request.raw.socket.destroyed) logger.debug(line, "caller left");
     else if (known.status < 500) logger.info(line, "request refused");
-    else logger.error({ ...line, err: known.cause ?? known }, "request failed");
+    else {
+      const err = known.cause ?? known;
+      // Our own mistake needs its stack; an absent Redis is one incident with a line for every request.
+      if (known.code === "internal")
+        logger.error({ ...line, err }, "request failed");
+      else
+        logger.warn(
+          { ...line, cause: err instanceof Error ? err.message : String(err) },
+          "request failed",
+        );
+    }
     return answerProblem(known, request, reply);
   }
   app.setErrorHandler(fail);
