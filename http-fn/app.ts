@@ -41,7 +41,7 @@ export interface Asset {
 export interface AppDeps {
   bridge: Bridge;
   contract: Contract;
-  logger: Pick<Logger, "debug" | "info" | "error">;
+  logger: Pick<Logger, "debug" | "info" | "warn" | "error">;
   apiKeys: readonly ApiKey[];
   allowedOrigins: readonly string[];
   publicWsUrl: string;
