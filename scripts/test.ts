@@ -1,5 +1,5 @@
-// `npm test`: Redis and a browser made available, lint, form and types, then every test file under tap. The last line
-// is `N passed, N failed`, from tap's own totals, with the check step as one more test.
+// `npm test`: Redis and a browser made available, lint, form and types, the tests compiled, then every test file under
+// tap. The last line is `N passed, N failed`, from tap's own totals, with the check step as one more test.
 // `npm test -- test/x.test.ts` runs only the files named, without the check step.
 
 import { spawn } from "node:child_process";
@@ -65,6 +65,17 @@ async function run(named: string[]): Promise<void> {
     else totals.failed += 1;
   }
   if (stoppedBy) return;
+  // Once for all: a test process that compiled its files itself took longer than most of the tests.
+  const compile = [
+    "node_modules/typescript/bin/tsc",
+    "-p",
+    "tsconfig.test.json",
+  ];
+  if ((await runChild(compile, deadline, console.log)) !== 0) {
+    console.error("The tests cannot be compiled.");
+    totals.failed += 1;
+    return;
+  }
   add(await runTap(named.length > 0 ? named : testFiles(), deadline));
 }
 
