@@ -33,6 +33,12 @@ const drainMarginMs = 7_000;
 /** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
 const rotateAt = 0.85;
 
+/**
+ * An instance that was frozen at the end of its last socket may meet the next one before it has heard of that end
+ * (WS-LIFE-8): an upgrade waits this long for room before it is refused.
+ */
+const roomWaitMs = 1_000;
+
 export interface ServerConfig {
   host: string;
   port: number;
@@ -118,8 +124,10 @@ export class BridgeServer {
   readonly #http: Server;
   readonly #wss: WebSocketServer;
   readonly #live = new Set<Connection>();
-  /** Sockets between the upgrade request and the 101 count, too. */
-  #arriving = 0;
+  /** Sockets that take room: those between their upgrade request and the 101, and those that are open. */
+  #taken = 0;
+  /** Upgrades that wait for room. */
+  readonly #waiting = new Set<() => void>();
   #draining: Promise<void> | undefined;
 
   constructor(deps: ServerDeps) {
@@ -209,18 +217,11 @@ export class BridgeServer {
   ): Promise<void> {
     const { config } = this.#deps;
     const { headers } = request;
-    this.#arriving += 1;
+    let leave = () => {};
     try {
       if (this.#draining)
         throw new BridgeError("no_room", { detail: "this instance is going" });
-      if (
-        config.maxSockets > 0 &&
-        this.#live.size + this.#arriving > config.maxSockets
-      )
-        throw new BridgeError("no_room", {
-          detail: "this instance has no room for another socket",
-          limit: config.maxSockets,
-        });
+      leave = await this.#enter();
       const asked = readHandshake(
         {
           url: request.url ?? "/",
@@ -238,17 +239,56 @@ export class BridgeServer {
         void this.#deps.registry
           .release(admitted.connectionId, admitted.claim.epoch)
           .catch(() => undefined);
-      if (stream.destroyed) return giveBack();
+      stream.once("close", leave);
+      if (stream.destroyed) {
+        leave();
+        return giveBack();
+      }
       stream.once("close", giveBack);
       this.#wss.handleUpgrade(request, stream, head, (ws) => {
         stream.off("close", giveBack);
         this.#accept(ws, stream, admitted);
       });
     } catch (error) {
+      leave();
       this.#refuse(request, stream, error);
-    } finally {
-      this.#arriving -= 1;
     }
+  }
+
+  /** Takes room for one socket; the returned function gives it back, once. */
+  async #enter(): Promise<() => void> {
+    const { maxSockets } = this.#deps.config;
+    const full = () => maxSockets > 0 && this.#taken >= maxSockets;
+    const until = performance.now() + roomWaitMs;
+    for (let left = roomWaitMs; full(); left = until - performance.now()) {
+      if (left <= 0)
+        throw new BridgeError("no_room", {
+          detail: "this instance has no room for another socket",
+          limit: maxSockets,
+        });
+      await this.#freed(left);
+    }
+    this.#taken += 1;
+    let left = false;
+    return () => {
+      if (left) return;
+      left = true;
+      this.#taken -= 1;
+      for (const wake of this.#waiting) wake();
+    };
+  }
+
+  /** Resolves when a socket has gone, or after `ms`. */
+  #freed(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        this.#waiting.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      this.#waiting.add(wake);
+    });
   }
 
   #accept(

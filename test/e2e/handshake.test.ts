@@ -157,6 +157,30 @@ t.test("sockets", async (t) => {
     });
   });
 
+  t.test(
+    "WS-LIFE-8: an instance that slept through the end of its socket takes the next one",
+    async (t) => {
+      const small = await startWsFn(t, { ...env, MAX_SOCKETS: "1" });
+      for (let time = 0; time < 5; time += 1) {
+        const [first, second] = [
+          await backend.prepare(),
+          await backend.prepare(),
+        ];
+        const one = open(t, `${small.url}/ws?token=${first.token}`, [BRIDGE]);
+        await welcomed(one);
+        small.kill("SIGSTOP");
+        one.socket.terminate();
+        // The system accepts for the sleeping process.
+        const next = open(t, `${small.url}/ws?token=${second.token}`, [BRIDGE]);
+        await one.closed;
+        small.kill("SIGCONT");
+        t.ok(await welcomed(next), "it is welcomed");
+        next.socket.close(1000);
+        await next.closed;
+      }
+    },
+  );
+
   t.test("a newer socket takes over with 4509", async (t) => {
     const { connectionId, token } = await backend.prepare();
     const old = open(t, `${ws}?token=${token}`, [BRIDGE]);
