@@ -31,8 +31,8 @@ export interface FunctionFileOptions {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Of a folder without a file. Default HTTP. */
   readonly protocol?: "HTTP" | "WS";
-  /** Wins over what the file says; checked with it. */
-  readonly changes?: Partial<FunctionDescription>;
+  /** What wins over what the file says; checked with it. */
+  readonly adapt?: (file: FunctionDescription) => Partial<FunctionDescription>;
 }
 
 /** Of a WebSocket function without a file: the largest execution timeout the documents allow everybody. */
@@ -58,8 +58,8 @@ function withoutFile(
   directory: string,
   options: FunctionFileOptions,
 ): FunctionFile | string[] {
-  const { protocol = "HTTP", changes } = options;
-  const description: FunctionDescription = {
+  const { protocol = "HTTP", adapt } = options;
+  const documented: FunctionDescription = {
     name: nameOf(directory),
     directory,
     protocol,
@@ -75,8 +75,8 @@ function withoutFile(
     memoryMb: DEFAULT_MEMORY_MB,
     concurrency: 1,
     environment: {},
-    ...changes,
   };
+  const description = { ...documented, ...adapt?.(documented) };
   const note = `${description.name}: no ${FUNCTION_FILE}, so it is ${protocol === "WS" ? "a WebSocket" : "an HTTP"} function with the documented defaults.`;
   const mistakes = findMistakes(description, options.rules);
   return mistakes.length > 0 ? mistakes : { description, notes: [note] };
@@ -118,7 +118,7 @@ export function parseFunctionFile(
     );
   const protocol = protocolOf(reader, inputs["protocolType"]);
   const isImage = inputs["image"] !== undefined;
-  const description: FunctionDescription = {
+  const written: FunctionDescription = {
     name,
     directory,
     protocol,
@@ -139,8 +139,8 @@ export function parseFunctionFile(
       tree(inputs["instanceConcurrencyConfig"]),
     ),
     environment: reader.environment(tree(inputs["environment"])["variables"]),
-    ...options.changes,
   };
+  const description = { ...written, ...options.adapt?.(written) };
   const mistakes = [
     ...reader.mistakes,
     ...findMistakes(description, options.rules),

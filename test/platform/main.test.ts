@@ -33,6 +33,8 @@ function buildTree(t: Test): string {
     "shared/logging.ts",
   ];
   for (const folder of ["platform", "shared"]) mkdirSync(join(tree, folder));
+  const shim = "platform/port-shim.mjs";
+  cpSync(join(root, shim), join(tree, shim));
   for (const source of sources.filter((name) => name.endsWith(".ts"))) {
     const { outputText } = ts.transpileModule(
       readFileSync(join(root, source), "utf8"),
