@@ -28,6 +28,8 @@ const framing = {
   maxBufferedChunks: 1_024,
   maxPendingAutoPongs: 8,
 };
+/** How long a socket may wait for the place of one that is just leaving. */
+const roomWaitMs = 500;
 /** What is left of a drain when every slot and its grace are over. */
 const drainMarginMs = 7_000;
 /** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
@@ -118,8 +120,10 @@ export class BridgeServer {
   readonly #http: Server;
   readonly #wss: WebSocketServer;
   readonly #live = new Set<Connection>();
-  /** Sockets between the upgrade request and the 101 count, too. */
-  #arriving = 0;
+  /** Places taken: by open sockets, and by those between the upgrade request and the 101. */
+  #taken = 0;
+  /** Upgrades that wait for a place, the first come first. */
+  readonly #waiting: (() => void)[] = [];
   #draining: Promise<void> | undefined;
 
   constructor(deps: ServerDeps) {
@@ -209,18 +213,12 @@ export class BridgeServer {
   ): Promise<void> {
     const { config } = this.#deps;
     const { headers } = request;
-    this.#arriving += 1;
+    let leave = () => {};
     try {
       if (this.#draining)
         throw new BridgeError("no_room", { detail: "this instance is going" });
-      if (
-        config.maxSockets > 0 &&
-        this.#live.size + this.#arriving > config.maxSockets
-      )
-        throw new BridgeError("no_room", {
-          detail: "this instance has no room for another socket",
-          limit: config.maxSockets,
-        });
+      leave = await this.#takePlace();
+      stream.once("close", leave);
       const asked = readHandshake(
         {
           url: request.url ?? "/",
@@ -238,17 +236,54 @@ export class BridgeServer {
         void this.#deps.registry
           .release(admitted.connectionId, admitted.claim.epoch)
           .catch(() => undefined);
-      if (stream.destroyed) return giveBack();
+      if (stream.destroyed) {
+        leave();
+        return giveBack();
+      }
       stream.once("close", giveBack);
       this.#wss.handleUpgrade(request, stream, head, (ws) => {
         stream.off("close", giveBack);
         this.#accept(ws, stream, admitted);
       });
     } catch (error) {
+      leave();
       this.#refuse(request, stream, error);
-    } finally {
-      this.#arriving -= 1;
     }
+  }
+
+  /**
+   * A place for one more socket; the returned function gives it back. An instance that was frozen when its socket
+   * closed [WS-LIFE-7] learns of that end only now, together with the new socket: so it waits a moment before it says no.
+   */
+  async #takePlace(): Promise<() => void> {
+    const { maxSockets } = this.#deps.config;
+    if (maxSockets > 0 && this.#taken >= maxSockets) {
+      const isFree = await new Promise<boolean>((resolve) => {
+        const take = () => {
+          clearTimeout(timer);
+          resolve(true);
+        };
+        const timer = setTimeout(() => {
+          this.#waiting.splice(this.#waiting.indexOf(take), 1);
+          resolve(false);
+        }, roomWaitMs);
+        this.#waiting.push(take);
+      });
+      if (!isFree)
+        throw new BridgeError("no_room", {
+          detail: "this instance has no room for another socket",
+          limit: maxSockets,
+        });
+    } else this.#taken += 1;
+    let isTaken = true;
+    return () => {
+      if (!isTaken) return;
+      isTaken = false;
+      const next = this.#waiting.shift();
+      if (next)
+        next(); // the place goes on to it
+      else this.#taken -= 1;
+    };
   }
 
   #accept(
