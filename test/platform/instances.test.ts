@@ -17,10 +17,13 @@ import {
   describe,
   directoryOf,
   fetchPlain,
+  lastEnded,
   meet,
+  openClient,
   plainEnv,
   processLives,
   processState,
+  startTestPlatform,
   until,
   type Who,
 } from "../fixtures/functions/platform.js";
@@ -428,5 +431,23 @@ t.test(
     t.match(await ended(450), { why: /init timeout of 60 s/ });
     const third = await meet(port);
     third.drop();
+  },
+);
+
+t.test(
+  "WS-LIFE-2, WS-LIFE-6: while the connection is open the invocation runs, and so does the instance, though its client is silent",
+  async (t) => {
+    const { port } = await startTestPlatform(t, { limits: { wsPrewarm: 0 } });
+    const client = await openClient(port);
+    client.socket.send("!push 10");
+    for (let i = 0; i < 20; i++) t.equal(String(await client.next()), "tick");
+    const all = await ask<InvocationRecord[]>(port, "invocations");
+    t.match(
+      all.find((one) => one.functionName === "ws-fn"),
+      { statusCode: 202, state: "established", endedAt: null },
+    );
+    client.socket.close(1000);
+    await client.closed;
+    t.match(await lastEnded(port), { statusCode: 200 });
   },
 );
