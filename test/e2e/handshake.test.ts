@@ -157,6 +157,27 @@ t.test("sockets", async (t) => {
     });
   });
 
+  t.test(
+    "WS-LIFE-8: frozen as its one socket closed, it takes the next one when it wakes, ten times out of ten",
+    async (t) => {
+      const small = await startWsFn(t, { ...env, MAX_SOCKETS: "1" });
+      const { token } = await backend.prepare();
+      const url = `${small.url}/ws?token=${token}`;
+      for (let i = 0; i < 10; i++) {
+        const one = open(t, url);
+        await welcomed(one);
+        small.kill("SIGSTOP");
+        one.socket.terminate();
+        await one.closed;
+        const next = open(t, url);
+        small.kill("SIGCONT");
+        await welcomed(next);
+        next.socket.terminate();
+        await next.closed;
+      }
+    },
+  );
+
   t.test("a newer socket takes over with 4509", async (t) => {
     const { connectionId, token } = await backend.prepare();
     const old = open(t, `${ws}?token=${token}`, [BRIDGE]);
