@@ -1,5 +1,5 @@
-// The one origin: which request goes where. `/ws` is the WebSocket function's, `/_platform` the platform's own,
-// everything else the HTTP function's. One function, one protocol [WS-CONN-6].
+// The one origin: which request goes where. `/_platform` is the platform's own, everything else belongs to the function
+// with the longest matching route. One function, one protocol [WS-CONN-6].
 
 import {
   createServer,
@@ -7,7 +7,8 @@ import {
   type Server,
   type ServerResponse,
 } from "node:http";
-import type { Socket } from "node:net";
+import { createServer as createSecureServer } from "node:https";
+import { createServer as createTcpServer, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { requestHead, withoutUpgradeOffer } from "./headers.js";
 import {
@@ -17,11 +18,30 @@ import {
   type Problem,
 } from "./problem.js";
 
-export interface GatewayRoutes {
-  http(req: IncomingMessage, res: ServerResponse): void;
-  webSocket(req: IncomingMessage, client: Socket, head: Buffer): void;
+export interface GatewayOptions {
+  readonly routes: readonly Route[];
   own(req: IncomingMessage, res: ServerResponse): void;
+  /** With these the same port takes TLS as well [WS-CONN-1]. */
+  readonly tls?: { readonly cert: Buffer; readonly key: Buffer } | undefined;
 }
+
+/** Where a function is reached; it has the handler of its protocol and no other. */
+export interface Route {
+  /** `/` or `/name`. */
+  readonly path: string;
+  /** The function does not see the route's path. */
+  readonly isStripped: boolean;
+  readonly http?: (req: IncomingMessage, res: ServerResponse) => void;
+  readonly webSocket?: (
+    req: IncomingMessage,
+    client: Socket,
+    head: Buffer,
+  ) => void;
+}
+
+const OWN_PATH = "/_platform";
+/** The first byte of a TLS connection (RFC 8446 section 5.1: a handshake record). */
+const TLS_HANDSHAKE = 22;
 
 /** Longer than what clients' connection pools usually keep, so that it is the client who closes. */
 const KEEP_ALIVE_MS = 65_000;
@@ -36,7 +56,15 @@ export interface Gateway {
 }
 
 function isUnder(path: string, root: string): boolean {
-  return path === root || path.startsWith(`${root}/`);
+  return root === "/" || path === root || path.startsWith(`${root}/`);
+}
+
+/** The request as the function of this route sees it. */
+function strip(req: IncomingMessage, route: Route): IncomingMessage {
+  if (!route.isStripped || route.path === "/") return req;
+  const rest = (req.url ?? "").slice(route.path.length);
+  req.url = rest.startsWith("/") ? rest : `/${rest}`;
+  return req;
 }
 
 function pathOf(req: IncomingMessage): string {
@@ -60,7 +88,13 @@ function whatIsWrong(error: NodeJS.ErrnoException): Problem {
   }
 }
 
-export function createGateway(routes: GatewayRoutes): Gateway {
+export function createGateway(options: GatewayOptions): Gateway {
+  const routes = [...options.routes].sort(
+    (a, b) => b.path.length - a.path.length,
+  );
+  const socketPaths = routes
+    .filter((route) => route.webSocket)
+    .map((route) => route.path);
   /** Sockets that left the HTTP server with their upgrade. */
   const upgraded = new Set<Socket>();
   /** Sockets on which an answer may be under way: nothing else may be written there. */
@@ -75,15 +109,24 @@ export function createGateway(routes: GatewayRoutes): Gateway {
       res.shouldKeepAlive = false;
       return answerProblem(res, unavailable("The platform stops."));
     }
-    const path = pathOf(req);
-    if (isUnder(path, "/ws"))
-      answerProblem(res, {
-        code: "upgrade_required",
-        detail: "Connect to this path with a WebSocket.",
-        headers: { Upgrade: "websocket", Connection: "Upgrade, close" },
+    if (isUnder(pathOf(req), OWN_PATH)) return options.own(req, res);
+    const route = routeOf(req);
+    if (route?.http) return route.http(strip(req, route), res);
+    if (route === undefined)
+      return answerProblem(res, {
+        code: "not_found",
+        detail: `No function is here; there are ${routes.map(({ path }) => path).join(" and ")}.`,
       });
-    else if (isUnder(path, "/_platform")) routes.own(req, res);
-    else routes.http(req, res);
+    answerProblem(res, {
+      code: "upgrade_required",
+      detail: "Connect to this path with a WebSocket.",
+      headers: { Upgrade: "websocket", Connection: "Upgrade, close" },
+    });
+  }
+
+  function routeOf(req: IncomingMessage): Route | undefined {
+    const path = pathOf(req);
+    return routes.find((route) => isUnder(path, route.path));
   }
 
   function onUpgrade(req: IncomingMessage, stream: Duplex, head: Buffer): void {
@@ -95,22 +138,55 @@ export function createGateway(routes: GatewayRoutes): Gateway {
     client.once("close", () => upgraded.delete(client));
     if (!accepting)
       answerProblemOnSocket(client, unavailable("The platform stops."));
-    else if (!isUnder(pathOf(req), "/ws"))
+    else {
+      const isOwn = isUnder(pathOf(req), OWN_PATH);
+      const route = isOwn ? undefined : routeOf(req);
+      if (route?.webSocket)
+        return route.webSocket(strip(req, route), client, head);
       answerProblemOnSocket(client, {
         code: "not_found",
-        detail: "WebSockets are at /ws.",
+        detail:
+          socketPaths.length > 0
+            ? `WebSockets are at ${socketPaths.join(" and ")}.`
+            : "No function here takes WebSockets.",
       });
-    else routes.webSocket(req, client, head);
+    }
+  }
+
+  function serveWith(server: Server): void {
+    server.on("request", onRequest);
+    server.on("upgrade", onUpgrade);
+    server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
+      const gone = error.code === "ECONNRESET" || answering.has(stream);
+      if (gone) stream.destroy();
+      else answerProblemOnSocket(stream as Socket, whatIsWrong(error));
+    });
   }
 
   const server: Server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS });
-  server.on("request", onRequest);
-  server.on("upgrade", onUpgrade);
-  server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
-    const gone = error.code === "ECONNRESET" || answering.has(stream);
-    if (gone) stream.destroy();
-    else answerProblemOnSocket(stream as Socket, whatIsWrong(error));
-  });
+  serveWith(server);
+  const secure =
+    options.tls &&
+    createSecureServer({ ...options.tls, keepAliveTimeout: KEEP_ALIVE_MS });
+  if (secure) serveWith(secure);
+  const servers = secure ? [server, secure] : [server];
+  const listener = secure ? createTcpServer(sortOut) : server;
+  /** Connections that were accepted for the two servers, which do not know them all. */
+  const accepted = new Set<Socket>();
+
+  /** The first byte says whether a connection is TLS. */
+  function sortOut(socket: Socket): void {
+    accepted.add(socket);
+    socket.on("error", () => socket.destroy());
+    socket.once("close", () => accepted.delete(socket));
+    socket.once("data", (chunk: Buffer) => {
+      socket.pause();
+      socket.unshift(chunk);
+      const isTls = chunk[0] === TLS_HANDSHAKE;
+      (isTls ? secure : server)?.emit("connection", socket);
+      process.nextTick(() => socket.resume());
+    });
+  }
 
   /**
    * Any other offer to upgrade (Java's client and `curl --http2` offer h2c with each request) may be ignored
@@ -133,10 +209,10 @@ export function createGateway(routes: GatewayRoutes): Gateway {
   return {
     listen(port) {
       return new Promise((resolve, reject) => {
-        server.once("error", reject);
-        server.listen(port, "127.0.0.1", () => {
-          server.off("error", reject);
-          const address = server.address();
+        listener.once("error", reject);
+        listener.listen(port, "127.0.0.1", () => {
+          listener.off("error", reject);
+          const address = listener.address();
           resolve(typeof address === "object" ? (address?.port ?? 0) : 0);
         });
       });
@@ -144,16 +220,16 @@ export function createGateway(routes: GatewayRoutes): Gateway {
     stopAccepting() {
       if (!accepting) return;
       accepting = false;
-      server.close();
-      server.closeIdleConnections();
+      listener.close();
+      for (const one of servers) one.closeIdleConnections();
     },
     close() {
       this.stopAccepting();
       closed ??= new Promise((resolve) => {
-        if (server.listening) server.once("close", resolve);
-        else resolve();
-        for (const socket of upgraded) socket.destroy();
-        server.closeAllConnections();
+        // Once it has stopped listening it emits "close" as soon as its last connection is gone.
+        listener.close(() => resolve());
+        for (const socket of [...upgraded, ...accepted]) socket.destroy();
+        for (const one of servers) one.closeAllConnections();
       });
       return closed;
     },

@@ -2,6 +2,8 @@
 // and what only the platform may say. Lists are name, value, name, value, as in `rawHeaders`.
 
 import type { IncomingMessage } from "node:http";
+import type { FunctionDescription } from "./function-description.js";
+import { scfHeaders } from "./scf.js";
 
 const ofOneHop = new Set([
   "connection",
@@ -30,16 +32,19 @@ function namedByConnection(value: string | undefined): Set<string> | undefined {
   return new Set(value.split(",").map((name) => name.trim().toLowerCase()));
 }
 
-function platformHeaders(req: IncomingMessage, requestId: string): string[] {
+function platformHeaders(
+  req: IncomingMessage,
+  requestId: string,
+  description: FunctionDescription,
+): string[] {
   return [
     "X-Forwarded-For",
     req.socket.remoteAddress ?? "",
     "X-Forwarded-Proto",
-    "http",
+    "encrypted" in req.socket ? "https" : "http",
     "X-Forwarded-Host",
     req.headers.host ?? "",
-    "X-Scf-Request-Id",
-    requestId,
+    ...scfHeaders(description, requestId),
   ];
 }
 
@@ -51,6 +56,7 @@ function mayHaveBody(req: IncomingMessage): boolean {
 export function requestHeaders(
   req: IncomingMessage,
   requestId: string,
+  description: FunctionDescription,
 ): string[] {
   const raw = req.rawHeaders;
   const named = namedByConnection(req.headers.connection);
@@ -62,7 +68,7 @@ export function requestHeaders(
       continue;
     headers.push(name, raw[i + 1] ?? "");
   }
-  headers.push(...platformHeaders(req, requestId));
+  headers.push(...platformHeaders(req, requestId, description));
   if (req.headers["transfer-encoding"] !== undefined)
     headers.push("Transfer-Encoding", "chunked");
   else if (req.headers["content-length"] === undefined && mayHaveBody(req))
@@ -74,6 +80,7 @@ export function requestHeaders(
 export function upgradeHeaders(
   req: IncomingMessage,
   requestId: string,
+  description: FunctionDescription,
 ): string[] {
   const raw = req.rawHeaders;
   const headers: string[] = [];
@@ -81,7 +88,7 @@ export function upgradeHeaders(
     const name = raw[i] ?? "";
     if (!isPlatforms(name.toLowerCase())) headers.push(name, raw[i + 1] ?? "");
   }
-  headers.push(...platformHeaders(req, requestId));
+  headers.push(...platformHeaders(req, requestId, description));
   return headers;
 }
 

@@ -7,23 +7,29 @@ import {
   type IncomingMessage,
   type ServerResponse,
 } from "node:http";
+import type { Clock } from "./clock.js";
+import type { FunctionDescription } from "./function-description.js";
 import { requestHeaders, responseHeaders } from "./headers.js";
-import { StartError, type Instance } from "./instance.js";
+import type { Instance } from "./instance.js";
 import type { Invocation } from "./invocation.js";
 import type { InvocationBook } from "./invocation-book.js";
 import { answerProblem, outcomeUnknown, unavailable } from "./problem.js";
+import type { Rules } from "./rules.js";
 import type { Grant } from "./scheduler.js";
+import { StartError } from "./start-error.js";
+import { refuse as answerRefusal } from "./start-failure.js";
 import type { Ending } from "./verdict.js";
 
 export interface HttpProxyOptions {
-  readonly functionName: string;
+  readonly description: FunctionDescription;
   readonly pool: {
-    readonly isUp: boolean;
     take(): Instance | undefined;
     acquire(signal: AbortSignal): Promise<Grant>;
     release(instance: Instance, recycle: boolean): void;
   };
   readonly book: InvocationBook;
+  readonly rules: Pick<Rules, "startFailureAnswer">;
+  readonly clock: Clock;
 }
 
 /** Unused connections to the function are dropped before a Node server (5 s by default) drops them under a request. */
@@ -31,37 +37,27 @@ const UNUSED_CONNECTION_MS = 4_000;
 
 export interface HttpProxy {
   serve(req: IncomingMessage, res: ServerResponse): void;
+  /** Drops the unused connections to an instance: a frozen one may find them too old when it wakes. */
+  forget(instance: Instance): void;
   /** Drops unused connections and keeps none any more: they would keep the function from ending. */
   stopKeeping(): void;
 }
 
 export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
-  const { functionName, pool, book } = options;
+  const { description, pool, book, rules, clock } = options;
+  const { name: functionName, timeoutSeconds: seconds } = description;
   const agent = new Agent({ keepAlive: true, timeout: UNUSED_CONNECTION_MS });
 
   function serve(req: IncomingMessage, res: ServerResponse): void {
     const invocation = book.begin(functionName);
     const instance = pool.take();
-    if (instance) {
-      forward(req, res, instance, invocation, false);
-    } else if (pool.isUp) {
-      const gone = new AbortController();
-      res.once("close", () => gone.abort());
-      pool.acquire(gone.signal).then(
-        (grant) =>
-          forward(req, res, grant.instance, invocation, grant.coldStart),
-        (error: unknown) => refuse(res, invocation, error),
-      );
-    } else {
-      refuse(
-        res,
-        invocation,
-        new StartError(
-          405,
-          `${functionName} is not running; it is being started again.`,
-        ),
-      );
-    }
+    if (instance) return forward(req, res, instance, invocation, false);
+    const gone = new AbortController();
+    res.once("close", () => gone.abort());
+    pool.acquire(gone.signal).then(
+      (grant) => forward(req, res, grant.instance, invocation, grant.coldStart),
+      (error: unknown) => refuse(res, invocation, error),
+    );
   }
 
   function refuse(
@@ -78,7 +74,7 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
         ? { cause: "cancelled" }
         : { cause: "not-started", status, reason },
     );
-    answerProblem(res, unavailable(reason));
+    answerRefusal(res, status, reason, invocation.requestId, rules);
   }
 
   function forward(
@@ -91,9 +87,18 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
     invocation.dispatched(instance.id, coldStart);
     let ending: Ending = { cause: "cancelled" };
     let upstream: ClientRequest;
+    const stopTiming = clock.setTimer(seconds * 1_000, () => {
+      ending = { cause: "execution", seconds };
+      const why = `The execution timeout of ${seconds} s ran out.`;
+      const { requestId } = invocation;
+      answerRefusal(res, 433, why, requestId, rules, outcomeUnknown(why));
+      upstream.destroy();
+    });
     const finish = () => {
+      stopTiming();
       book.end(invocation, ending);
-      pool.release(instance, false);
+      // A line that a living process dropped is that request's own failure.
+      pool.release(instance, ending.cause === "execution");
     };
     try {
       upstream = request({
@@ -101,7 +106,7 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
         port: instance.port,
         method: req.method,
         path: req.url,
-        headers: requestHeaders(req, invocation.requestId),
+        headers: requestHeaders(req, invocation.requestId, description),
         agent,
       });
     } catch (error) {
@@ -114,8 +119,10 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
     }
     upstream.once("response", (answer) => {
       const status = answer.statusCode ?? 502;
+      if (ending.cause === "execution") return;
       ending = { cause: "answered", status, toUpgrade: false };
       answer.once("error", () => {
+        if (ending.cause === "execution") return;
         ending = { cause: "dropped", by: "server" };
         res.destroy(); // a truncated answer must look truncated
       });
@@ -146,13 +153,20 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
     req.pipe(upstream);
   }
 
+  function forget(instance: Instance): void {
+    const wanted = `:${instance.port}:`;
+    for (const [name, sockets] of Object.entries(agent.freeSockets))
+      if (name.includes(wanted))
+        for (const socket of sockets ?? []) socket.destroy();
+  }
+
   function stopKeeping(): void {
     agent.maxFreeSockets = 0;
     for (const sockets of Object.values(agent.freeSockets))
       for (const socket of sockets ?? []) socket.destroy();
   }
 
-  return { serve, stopKeeping };
+  return { serve, forget, stopKeeping };
 }
 
 function passAnswer(answer: IncomingMessage, res: ServerResponse): void {

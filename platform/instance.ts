@@ -1,20 +1,28 @@
 // One instance: one child process of a function, from its request to its end.
 //
 //   requested → provisioning → initialising → ready ⇄ serving
-//                    │              │           │        │
-//                    └──────────────┴── recycling ◀──────┘  → gone
+//                    │              │         ⇅  │       │
+//                    │              │      frozen│       │
+//                    └──────────────┴────────┴───┴───────┴─▶ recycling → gone
 //
-// (frozen belongs between ready and serving: a stopped process that the next invocation wakes.)
+// A frozen instance is a stopped process (SIGSTOP), which the next invocation wakes [WS-LIFE-7, WS-LIFE-8].
 
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { constants } from "node:fs";
-import { access } from "node:fs/promises";
 import { join } from "node:path";
-import { pause, type Clock } from "./clock.js";
-import { readLines, type Log, type PrintedLine } from "./logs.js";
+import { pause, realClock, type Clock } from "./clock.js";
+import type { Deployment } from "./deployment.js";
+import type { FunctionDescription } from "./function-description.js";
+import { FunctionProcess } from "./function-process.js";
+import type { InitFault } from "./init-faults.js";
+import { ListenReport, PLATFORM_PORT } from "./listen-report.js";
+import type { Log, PrintedLine } from "./logs.js";
 import { accepts, findFreePort } from "./ports.js";
-import { describeExit, type Exit, type StartFailure } from "./verdict.js";
+import type { Reaper } from "./reaper.js";
+import { scfEnvironment } from "./scf.js";
+import { StartError } from "./start-error.js";
+import { describeExit, type Exit } from "./verdict.js";
+
+export { StartError } from "./start-error.js";
 
 export type InstanceState =
   | "requested"
@@ -22,53 +30,31 @@ export type InstanceState =
   | "initialising"
   | "ready"
   | "serving"
+  | "frozen"
   | "recycling"
   | "gone";
 
 export interface InstanceOptions {
-  readonly functionName: string;
-  /** Folder with the function's `scf_bootstrap`. */
-  readonly directory: string;
-  /** The whole environment of the process; `PORT`, `HOST` and `BRIDGE_LOCAL` are added. */
+  readonly description: FunctionDescription;
+  /** Started for the stock of prewarmed instances, and not because somebody waits. */
+  readonly isProvisioned: boolean;
+  /** Makes the function's folder ready to start; rejects with a `StartError`. */
+  readonly deploy: () => Promise<Deployment>;
+  /** The environment of the process, without what the platform adds. */
   readonly env: Readonly<Record<string, string | undefined>>;
-  readonly initSeconds: number;
+  /** Where the port shim may write. */
+  readonly folder: string;
+  readonly reaper: Reaper;
+  readonly fault?: InitFault | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly print: (line: PrintedLine) => void;
 }
 
-/** An instance did not become ready; `status` is the platform's code for it. */
-export class StartError extends Error {
-  readonly status: StartFailure;
-  constructor(status: StartFailure, message: string) {
-    super(message);
-    this.name = "StartError";
-    this.status = status;
-  }
-}
-
 /** Pause between two looks at whether the process listens; a look costs one refused connection. */
 const READY_POLL_MS = 15;
-/** Lines of stderr kept for the record of an invocation that ends with its process. */
-const STDERR_LINES_KEPT = 20;
-/** After the exit, its last output may still be in the pipe; a grandchild that holds the pipe must not hold us. */
-const LAST_OUTPUT_MS = 250;
 
-type Child = ReturnType<typeof spawnBootstrap>;
-
-function spawnBootstrap(
-  directory: string,
-  env: Record<string, string | undefined>,
-) {
-  return spawn(join(directory, "scf_bootstrap"), [], {
-    cwd: directory,
-    env,
-    // A group of its own: Ctrl-C in the terminal reaches only the platform, which then ends its children in order.
-    detached: true,
-    // Nothing is ever written to stdin. Its end tells the function that the platform is gone, even by SIGKILL.
-    stdio: ["pipe", "pipe", "pipe"],
-  });
-}
+const SHIM = new URL("./port-shim.mjs", import.meta.url);
 
 export class Instance {
   readonly id = randomBytes(4).toString("hex");
@@ -80,6 +66,10 @@ export class Instance {
   readonly exited: Promise<Exit>;
   /** Clock time when it became ready. */
   readyAt: number | undefined;
+  /** Clock time of its first invocation. */
+  firstServedAt: number | undefined;
+  /** Clock time of its end. */
+  goneAt: number | undefined;
   /** Clock time since when it serves nothing. */
   idleSince = 0;
   /** Invocations it has begun to serve. */
@@ -89,14 +79,13 @@ export class Instance {
   port = 0;
 
   readonly #options: InstanceOptions;
-  readonly #stderr: string[] = [];
   #state: InstanceState = "requested";
-  #child: Child | undefined;
+  #process: FunctionProcess | undefined;
   #resolveExit: (exit: Exit) => void = () => {};
 
   constructor(options: InstanceOptions) {
     this.#options = options;
-    this.functionName = options.functionName;
+    this.functionName = options.description.name;
     this.startedAt = options.clock.now();
     this.exited = new Promise((resolve) => (this.#resolveExit = resolve));
     this.ready = this.#start();
@@ -108,18 +97,41 @@ export class Instance {
   }
 
   get pid(): number | undefined {
-    return this.#child?.pid;
+    return this.#process?.pid;
+  }
+
+  get memoryMb(): number {
+    return this.#options.description.memoryMb;
+  }
+
+  /** Of the prewarmed stock and not used yet: it runs, unused, and that costs [WS-BILL-7]. */
+  get isProvisioned(): boolean {
+    return this.#options.isProvisioned && this.served === 0;
+  }
+
+  /** It was started for the stock; its unused time was from `readyAt` to `firstServedAt` or `goneAt`. */
+  get wasProvisioned(): boolean {
+    return this.#options.isProvisioned;
   }
 
   /** It can take an invocation now or goes on with one. */
   get isUsable(): boolean {
-    return this.#state === "ready" || this.#state === "serving";
+    const state = this.#state;
+    return state === "ready" || state === "serving" || state === "frozen";
+  }
+
+  /** It occupies memory and nobody has ended it. */
+  get isAlive(): boolean {
+    return this.#state !== "recycling" && this.#state !== "gone";
   }
 
   /** An invocation begins here. */
   enter(): void {
     this.served++;
-    if (this.active++ === 0) this.#setState("serving");
+    this.firstServedAt ??= this.#options.clock.now();
+    if (this.active++ > 0) return;
+    if (this.#state === "frozen") this.#process?.signal("SIGCONT");
+    this.#setState("serving");
   }
 
   /** An invocation ended here. */
@@ -129,22 +141,40 @@ export class Instance {
     if (this.#state === "serving") this.#setState("ready");
   }
 
-  /** Asks the process to end (SIGTERM), makes it end after `graceMs` (SIGKILL). Any time, any number of times. */
-  async stop(graceMs: number): Promise<void> {
+  /** Stops the process until the next invocation. Only an unused instance can be frozen. */
+  freeze(): void {
+    if (this.#state !== "ready") return;
+    this.#process?.signal("SIGSTOP");
+    this.#setState("frozen");
+  }
+
+  /**
+   * Asks the process to end (SIGTERM), makes it end after `graceMs` of the clock (SIGKILL); without a grace nobody asks.
+   * Any time, any number of times.
+   */
+  async stop(graceMs: number, clock: Clock = realClock): Promise<void> {
     if (this.#state === "gone") return;
     const isFirst = this.#state !== "recycling"; // a second SIGTERM may mean "now" to a function
     this.#setState("recycling");
-    if (this.#child === undefined) this.#gone(null, null);
-    if (isFirst) this.#signal("SIGTERM");
-    const cancel = this.#options.clock.setTimer(graceMs, () => this.kill());
+    if (this.#process === undefined) this.#gone({ ...nothingHappened });
+    if (graceMs <= 0) {
+      this.kill();
+      await this.exited;
+      return;
+    }
+    if (isFirst) {
+      this.#process?.signal("SIGTERM");
+      this.#process?.signal("SIGCONT"); // a frozen one hears it only when it runs
+    }
+    const cancel = clock.setTimer(graceMs, () => this.kill());
     await this.exited;
     cancel();
   }
 
-  /** Ends the process and whatever it started in its group, now. */
+  /** Ends the process and whatever it started in its group, now, frozen or not. */
   kill(): void {
     if (this.#state !== "gone") this.#setState("recycling");
-    this.#signal("SIGKILL");
+    this.#process?.signal("SIGKILL");
   }
 
   #setState(next: InstanceState): void {
@@ -154,6 +184,7 @@ export class Instance {
       `instance ${this.#state} -> ${next}`,
     );
     this.#state = next;
+    if (next === "gone") this.goneAt = this.#options.clock.now();
   }
 
   /** The state as it is now: awaits lie between two reads, which the compiler does not see. */
@@ -162,39 +193,67 @@ export class Instance {
   }
 
   async #start(): Promise<void> {
+    const { clock, folder } = this.#options;
+    const report = new ListenReport(join(folder, `listen-${this.id}`));
     try {
       this.#setState("provisioning");
-      await this.#provision();
+      const deployment = await this.#provision();
       if (!this.#is("provisioning")) throw this.#unwanted();
-      await this.#initialise();
-      this.readyAt = this.#options.clock.now();
+      await this.#initialise(deployment, report);
+      this.readyAt = clock.now();
       this.idleSince = this.readyAt;
       this.#setState("ready");
     } catch (error) {
       this.kill();
-      if (this.#child === undefined) this.#gone(null, null);
+      if (this.#process === undefined) this.#gone({ ...nothingHappened });
       throw error instanceof StartError
         ? error
         : new StartError(445, `${this.functionName}: ${String(error)}`);
+    } finally {
+      report.remove();
     }
   }
 
-  async #provision(): Promise<void> {
-    const bootstrap = join(this.#options.directory, "scf_bootstrap");
-    await access(bootstrap, constants.X_OK).catch(() => {
+  async #provision(): Promise<Deployment> {
+    const { fault } = this.#options;
+    if (fault?.delayMs !== undefined) await this.#beSlow(fault.delayMs);
+    if (fault?.fail !== undefined)
       throw new StartError(
-        445,
-        `${this.functionName}: ${bootstrap} is missing or not executable.`,
+        fault.fail,
+        `${this.functionName}: a fault was asked for (${fault.fail}).`,
       );
-    });
+    const deployment = await this.#options.deploy();
     this.port = await findFreePort();
+    return deployment;
   }
 
-  async #initialise(): Promise<void> {
-    const { clock, initSeconds } = this.#options;
-    const startFailed = this.#spawn();
+  async #beSlow(delayMs: number): Promise<void> {
+    const { clock, description } = this.#options;
+    const seconds = description.initTimeoutSeconds;
+    await pause(clock, Math.min(delayMs, seconds * 1_000));
+    if (delayMs >= seconds * 1_000)
+      throw new StartError(
+        450,
+        `${this.functionName}: the platform did not prepare an instance within the init timeout of ${seconds} s.`,
+      );
+  }
+
+  async #initialise(
+    deployment: Deployment,
+    report: ListenReport,
+  ): Promise<void> {
+    const { clock, description } = this.#options;
+    const seconds = description.initTimeoutSeconds;
+    const child = this.#spawn(deployment, report);
+    const startFailed = child.startFailed.catch((error: Error) => {
+      throw new StartError(
+        445,
+        `${this.functionName}: its bootstrap cannot be started (${error.message}).`,
+      );
+    });
+    startFailed.catch(() => {}); // the loop below may have its answer already
     this.#setState("initialising");
-    const deadline = clock.now() + initSeconds * 1_000;
+    const deadline = this.startedAt + seconds * 1_000;
     for (;;) {
       if (await Promise.race([accepts(this.port), startFailed])) break;
       if (this.#is("gone")) {
@@ -208,71 +267,45 @@ export class Instance {
       if (clock.now() >= deadline)
         throw new StartError(
           446,
-          `${this.functionName} did not listen on its port within ${initSeconds} s.`,
+          `${this.functionName} did not listen on port ${PLATFORM_PORT} within ${seconds} s: ${await report.whatInstead()} [WS-BOOT-2].`,
         );
-      await pause(clock, READY_POLL_MS);
+      await pause(realClock, READY_POLL_MS);
     }
     // Somebody else's server on that port would accept as well.
     if (!this.#is("initialising")) throw this.#unwanted();
   }
 
-  /** The returned promise rejects when the bootstrap cannot be executed, and never resolves. */
-  #spawn(): Promise<never> {
-    const { directory, env } = this.#options;
-    const child = spawnBootstrap(directory, {
-      ...env,
-      PORT: String(this.port),
-      HOST: "127.0.0.1",
-      BRIDGE_LOCAL: "1",
+  #spawn(deployment: Deployment, report: ListenReport): FunctionProcess {
+    const { description, env, reaper, print } = this.#options;
+    const { directory } = deployment;
+    const { functionName, id: instanceId } = this;
+    const child = new FunctionProcess({
+      directory,
+      env: {
+        ...env,
+        ...scfEnvironment(description, directory),
+        // What cannot be told a port but has 9000 written into it is a Node program, or cannot run here.
+        PORT: String(this.port),
+        HOST: "127.0.0.1",
+        LOCAL_PLATFORM_PORT: String(this.port),
+        LOCAL_PLATFORM_REPORT: report.file,
+        NODE_OPTIONS: [env["NODE_OPTIONS"], `--import=${SHIM.href}`]
+          .filter((option) => option !== undefined && option !== "")
+          .join(" "),
+      },
+      reaper,
+      onLine: (stream, line) =>
+        print({ functionName, instanceId, stream, line }),
+      onEnd: () => this.#setState("gone"),
     });
-    this.#child = child;
-    child.stdin.on("error", () => {});
-    readLines(child.stdout, (line) => this.#printed("stdout", line));
-    readLines(child.stderr, (line) => this.#printed("stderr", line));
-    child.once("exit", (code, signal) => {
-      this.#signal("SIGKILL"); // what the bootstrap left behind in its group
-      this.#gone(code, signal);
-    });
-    const failed = new Promise<never>((_, reject) => {
-      child.once("error", (error) => {
-        if (child.pid === undefined) this.#gone(null, null);
-        const why = `${this.functionName}: its bootstrap cannot be started (${error.message}).`;
-        reject(new StartError(445, why));
-      });
-    });
-    failed.catch(() => {});
-    return failed;
+    this.#process = child;
+    void child.exited.then((exit) => this.#gone(exit));
+    return child;
   }
 
-  #printed(stream: "stdout" | "stderr", line: string): void {
-    const { functionName, print } = this.#options;
-    print({ functionName, instanceId: this.id, stream, line });
-    if (stream === "stdout") return;
-    this.#stderr.push(line);
-    if (this.#stderr.length > STDERR_LINES_KEPT) this.#stderr.shift();
-  }
-
-  #gone(code: number | null, signal: string | null): void {
-    if (this.#state === "gone") return;
+  #gone(exit: Exit): void {
     this.#setState("gone");
-    const done = () =>
-      this.#resolveExit({ code, signal, stderr: this.#stderr });
-    if (this.#child?.pid === undefined) return done();
-    const cancel = this.#options.clock.setTimer(LAST_OUTPUT_MS, done);
-    this.#child.once("close", () => {
-      cancel();
-      done();
-    });
-  }
-
-  #signal(signal: "SIGTERM" | "SIGKILL"): void {
-    const pid = this.#child?.pid;
-    if (pid === undefined || this.#state === "gone") return;
-    try {
-      process.kill(-pid, signal);
-    } catch {
-      // ESRCH: the whole group has ended already
-    }
+    this.#resolveExit(exit);
   }
 
   #unwanted(): StartError {
@@ -282,3 +315,6 @@ export class Instance {
     );
   }
 }
+
+/** The end of an instance that never had a process. */
+const nothingHappened: Exit = { code: null, signal: null, stderr: [] };

@@ -1,6 +1,14 @@
 // The numbers of our machine, not of the platform we show (rules.ts): name with unit, default, reason; and how the
 // environment changes some of them.
 
+import type { FunctionDescription } from "./function-description.js";
+import { parseRules } from "./rule-text.js";
+import type { Rules } from "./rules.js";
+
+const DEFAULT_PORT = 8_080;
+/** A week: what is allowed is the rules' business. */
+const MAX_SECONDS = 604_800;
+
 export interface Limits {
   /** ws-fn instances kept ready before anybody connects: a connect then costs no process start. */
   readonly wsPrewarm: number;
@@ -12,12 +20,10 @@ export interface Limits {
   readonly httpConcurrency: number;
   /** http-fn instances at most; one serves until `httpConcurrency` is reached. */
   readonly httpMaxInstances: number;
-  /** A function may learn of its connection's end a moment after the gateway: no new one before this. */
+  /** A function that runs on may learn of its connection's end a moment after the gateway: no new one before this. */
   readonly settleMs: number;
   /** How long a request waits for a slot when all instances are taken and no more may start. */
   readonly queueMs: number;
-  /** From SIGTERM to SIGKILL when an instance is recycled. */
-  readonly recycleGraceMs: number;
   /** From SIGTERM to SIGKILL when the platform stops: ws-fn's reconnect slots (5 s), 5 s of patience, and a bit. */
   readonly stopGraceMs: number;
   /** From the first half-closed line of a tunnel to the end of both. */
@@ -41,7 +47,6 @@ export const defaultLimits: Limits = Object.freeze({
   httpMaxInstances: 3,
   settleMs: 50,
   queueMs: 2_000,
-  recycleGraceMs: 2_000,
   stopGraceMs: 12_000,
   lingerMs: 5_000,
   readySeconds: 60,
@@ -51,20 +56,16 @@ export const defaultLimits: Limits = Object.freeze({
   invocationsKept: 1_000,
 });
 
-/** Of ws-fn, where nobody says otherwise. */
-const WS_IDLE_SECONDS = 600;
-const WS_TIMEOUT_SECONDS = 7_200;
-
-/** What `npm start` can change. */
+/** What `npm start` and `npm run platform` can be told. */
 export interface Settings {
   /** 0 picks a free port. */
   readonly gatewayPort: number;
   readonly limits: Limits;
-  /** What differs from ws-fn's own description. */
-  readonly ws: {
-    readonly idleSeconds: number;
-    readonly timeoutSeconds: number;
-  };
+  readonly rules: Rules;
+  /** What differs from ws-fn's own file. */
+  readonly ws: Partial<
+    Pick<FunctionDescription, "idleSeconds" | "timeoutSeconds">
+  >;
   /** One of pino's levels; the functions go by the same variable. */
   readonly logLevel: string;
 }
@@ -80,42 +81,48 @@ const logLevels = [
 ];
 
 /**
- * Reads `GATEWAY_PORT`, `PREWARM`, `WS_IDLE_SECONDS`, `EXECUTION_SECONDS` (also what ws-fn goes by) and `LOG_LEVEL`.
- * Returns the settings, or one line per mistake.
+ * Reads `GATEWAY_PORT`, `PREWARM`, `PLATFORM_PRESET`, `PLATFORM_SET`, `WS_IDLE_SECONDS`, `EXECUTION_SECONDS` (also what
+ * ws-fn goes by) and `LOG_LEVEL`. Returns the settings, or one line per mistake. The two timeouts are checked together
+ * with ws-fn's file (pair.ts).
  */
 export function parseSettings(
   env: Readonly<Record<string, string | undefined>>,
 ): Settings | string[] {
   const mistakes: string[] = [];
-  function number(name: string, fallback: number, min: number, max: number) {
+  function number(name: string, min: number, max: number): number | undefined {
     const text = env[name];
-    if (text === undefined || text === "") return fallback;
+    if (text === undefined || text === "") return undefined;
     const value = Number(text);
     if (/^\d+$/.test(text) && value >= min && value <= max) return value;
     mistakes.push(
       `${name} must be a whole number from ${min} to ${max}, not "${text}"`,
     );
-    return fallback;
+    return undefined;
   }
   const logLevel = env["LOG_LEVEL"] || "info";
   if (!logLevels.includes(logLevel))
     mistakes.push(
       `LOG_LEVEL must be one of ${logLevels.join(", ")}, not "${logLevel}"`,
     );
-  const gatewayPort = number("GATEWAY_PORT", 8_080, 0, 65_535);
+  const rules = parseRules({
+    preset: env["PLATFORM_PRESET"],
+    set: env["PLATFORM_SET"],
+  });
+  if (Array.isArray(rules)) mistakes.push(...rules);
   const { wsPrewarm, wsMaxInstances } = defaultLimits;
-  const execution = number("EXECUTION_SECONDS", WS_TIMEOUT_SECONDS, 1, 86_400);
-  // A default never contradicts what was asked for; two contradicting wishes are a mistake.
-  const idleDefault = Math.min(WS_IDLE_SECONDS, execution);
-  const idle = number("WS_IDLE_SECONDS", idleDefault, 10, 7_200);
-  if (execution < idle)
-    mistakes.push(
-      `EXECUTION_SECONDS (${execution}) must not be below WS_IDLE_SECONDS (${idle}) [WS-TIME-2]`,
-    );
-  const limits: Limits = {
-    ...defaultLimits,
-    wsPrewarm: number("PREWARM", wsPrewarm, 0, wsMaxInstances),
+  const gatewayPort = number("GATEWAY_PORT", 0, 65_535) ?? DEFAULT_PORT;
+  const prewarm = number("PREWARM", 0, wsMaxInstances) ?? wsPrewarm;
+  const timeoutSeconds = number("EXECUTION_SECONDS", 1, MAX_SECONDS);
+  const idleSeconds = number("WS_IDLE_SECONDS", 1, MAX_SECONDS);
+  if (mistakes.length > 0 || Array.isArray(rules)) return mistakes;
+  return {
+    gatewayPort,
+    limits: { ...defaultLimits, wsPrewarm: prewarm },
+    rules,
+    ws: {
+      ...(timeoutSeconds === undefined ? {} : { timeoutSeconds }),
+      ...(idleSeconds === undefined ? {} : { idleSeconds }),
+    },
+    logLevel,
   };
-  const ws = { idleSeconds: idle, timeoutSeconds: execution };
-  return mistakes.length > 0 ? mistakes : { gatewayPort, limits, ws, logLevel };
 }

@@ -1,37 +1,63 @@
-// The local platform: a gateway on 127.0.0.1, an HTTP function and a WebSocket function behind it, each started from
-// its own folder as the real platform does it. This file only puts the parts together.
+// The local platform: a gateway on 127.0.0.1 and the functions behind it, each started from its own folder as the real
+// platform does it. This file only puts the parts together.
 
+import { mkdtempSync } from "node:fs";
 import { get } from "node:http";
-import { pause, realClock, type Clock } from "./clock.js";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pause, realClock, scaledClock, type Clock } from "./clock.js";
+import { deploy, type Deployment } from "./deployment.js";
 import type { FunctionDescription } from "./function-description.js";
-import { createGateway, type Gateway } from "./gateway.js";
+import { createGateway, type Gateway, type Route } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
+import { faultOf, type InitFault } from "./init-faults.js";
 import { Instance } from "./instance.js";
 import { InvocationBook } from "./invocation-book.js";
 import { defaultLimits, type Limits } from "./limits.js";
 import { silentLog, type Log, type PrintedLine } from "./logs.js";
 import { createOwnApi } from "./own-api.js";
 import { isFree } from "./ports.js";
-import { presets, type Rules } from "./rules.js";
+import { Reaper } from "./reaper.js";
+import { Region } from "./region.js";
+import { presets, type PresetName, type Rules } from "./rules.js";
 import { Pool } from "./scheduler.js";
 import { serveWebSocket } from "./ws-proxy.js";
 
+/** A function and where it is reached. */
+export interface FunctionSetup {
+  readonly description: FunctionDescription;
+  /** `/` or `/name`; the longest one that fits a request counts. */
+  readonly route: string;
+  /** The function sees paths without the route's. Default false. */
+  readonly isRouteStripped?: boolean;
+  /** Instances kept ready, whether anybody asks or not. Default 0. */
+  readonly prewarm?: number;
+  readonly maxInstances?: number;
+  /** Unused instances kept at most. */
+  readonly maxIdle?: number;
+  /** The platform is ready when this path of it answers 200. Default: nothing is asked. */
+  readonly readyPath?: string;
+  /** Environment besides the description's. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
 export interface PlatformOptions {
-  /** Folder of the HTTP function, with its `scf_bootstrap`. */
-  readonly httpDirectory: string;
-  /** Folder of the WebSocket function, with its `scf_bootstrap`. */
-  readonly wsDirectory: string;
+  readonly functions: readonly FunctionSetup[];
   /** The environment of the functions. */
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Port of the gateway; default 0, a free one. */
   readonly port?: number;
+  /** With these the same port takes wss:// as well [WS-CONN-1]. */
+  readonly tls?: { readonly cert: Buffer; readonly key: Buffer };
   readonly limits?: Partial<Limits>;
-  /** Default: the preset `documented`. */
+  /** Default `documented`. */
+  readonly preset?: PresetName;
+  /** What differs from the preset. */
   readonly rules?: Partial<Rules>;
-  /** What differs from the description of each function. */
-  readonly http?: Partial<FunctionDescription>;
-  readonly ws?: Partial<FunctionDescription>;
+  /** Default: the real one, scaled by the rule `timeScale`. */
   readonly clock?: Clock;
+  /** Faults of instances at their start. */
+  readonly faults?: { readonly init?: readonly InitFault[] };
   /** Default: says nothing. */
   readonly log?: Log;
   /** Gets each line the functions print. Default: dropped. */
@@ -46,124 +72,77 @@ export class PlatformError extends Error {
   }
 }
 
-const HTTP_FUNCTION = "http-fn";
-const WS_FUNCTION = "ws-fn";
-
-const commonDescription = {
-  initTimeoutSeconds: 60,
-  idleSeconds: 600,
-  memoryMb: 128,
-  environment: {},
-};
-
-/** Pause between two looks at `/readyz`, and how long one look may take. */
+/** Pause between two looks at a `readyPath`, and how long one look may take. */
 const READY_POLL_MS = 100;
 const READY_ANSWER_MS = 2_000;
-/** How much of a failed `/readyz` answer is shown. */
+/** How much of a failed answer there is shown. */
 const SHOWN_CHARACTERS = 300;
+
+/** A function that runs here. */
+interface Service {
+  readonly setup: FunctionSetup;
+  readonly pool: Pool;
+  readonly route: Route;
+  /** Keeps no unused connections to the function any more. */
+  stopKeeping(): void;
+}
 
 export class Platform {
   readonly #options: PlatformOptions;
   readonly #limits: Limits;
+  readonly #rules: Rules;
   readonly #clock: Clock;
-  readonly #httpPool: Pool;
-  readonly #wsPool: Pool;
-  readonly #httpProxy: HttpProxy;
+  readonly #log: Log;
+  /** Everything that has to be made for functions to start here; the reaper removes it. */
+  readonly #folder: string;
+  readonly #reaper: Reaper;
+  readonly #region: Region;
+  readonly #book: InvocationBook;
+  readonly #services: readonly Service[];
   readonly #gateway: Gateway;
   #closed: Promise<void> | undefined;
 
   constructor(options: PlatformOptions) {
     this.#options = options;
-    const limits = { ...defaultLimits, ...options.limits };
-    const clock = options.clock ?? realClock;
-    const log = options.log ?? silentLog;
-    this.#limits = limits;
-    this.#clock = clock;
-    const rules = { ...presets.documented, ...options.rules };
-    const http: FunctionDescription = {
-      ...commonDescription,
-      name: HTTP_FUNCTION,
-      directory: options.httpDirectory,
-      protocol: "HTTP",
-      timeoutSeconds: 60,
-      concurrency: limits.httpConcurrency,
-      ...options.http,
+    this.#limits = { ...defaultLimits, ...options.limits };
+    this.#rules = {
+      ...presets[options.preset ?? "documented"],
+      ...options.rules,
     };
-    const ws: FunctionDescription = {
-      ...commonDescription,
-      name: WS_FUNCTION,
-      directory: options.wsDirectory,
-      protocol: "WS",
-      timeoutSeconds: 7_200,
-      concurrency: 1,
-      ...options.ws,
-    };
-    const book = new InvocationBook(limits.invocationsKept, clock, log);
-
-    this.#httpPool = new Pool({
-      ...limits,
-      ...rules,
-      functionName: http.name,
-      concurrency: http.concurrency,
-      prewarm: 1,
-      maxInstances: limits.httpMaxInstances,
-      maxIdle: limits.httpMaxInstances,
-      settleMs: 0,
-      clock,
-      log,
-      create: () => this.#instance(http, {}),
-    });
-    this.#wsPool = new Pool({
-      ...limits,
-      ...rules,
-      functionName: ws.name,
-      concurrency: ws.concurrency,
-      prewarm: limits.wsPrewarm,
-      maxInstances: limits.wsMaxInstances,
-      maxIdle: limits.wsMaxIdle,
-      clock,
-      log,
-      create: () =>
-        this.#instance(ws, {
-          MAX_SOCKETS: "1",
-          // The function moves its clients before the platform cuts them.
-          EXECUTION_SECONDS: String(ws.timeoutSeconds),
-        }),
-    });
-    this.#httpProxy = createHttpProxy({
-      functionName: http.name,
-      pool: this.#httpPool,
-      book,
-    });
+    const { timeScale, maxMessageBytes } = this.#rules;
+    this.#clock =
+      options.clock ?? (timeScale === 1 ? realClock : scaledClock(timeScale));
+    this.#log = options.log ?? silentLog;
+    this.#folder = mkdtempSync(join(tmpdir(), "local-platform-"));
+    this.#reaper = new Reaper(this.#folder);
+    this.#region = new Region(this.#rules, this.#clock);
+    this.#book = new InvocationBook(
+      this.#limits.invocationsKept,
+      this.#clock,
+      this.#log,
+    );
+    this.#services = options.functions.map((setup) => this.#serve(setup));
     this.#gateway = createGateway({
-      http: (req, res) => this.#httpProxy.serve(req, res),
-      webSocket: (req, client, head) =>
-        void serveWebSocket(req, client, head, {
-          description: ws,
-          pool: this.#wsPool,
-          book,
-          limits,
-          rules,
-          clock,
-        }),
+      routes: this.#services.map(({ route }) => route),
       own: createOwnApi({
-        invocations: () => book.list(rules.maxMessageBytes),
-        instances: () => [...this.#httpPool.list(), ...this.#wsPool.list()],
+        invocations: () => this.#book.list(maxMessageBytes),
+        instances: () => this.#services.flatMap(({ pool }) => pool.list()),
       }),
+      tls: options.tls,
     });
   }
 
   /**
-   * Starts the functions, waits until the HTTP function is ready, then listens; resolves with the port. When that
-   * fails, or `close` comes first, everything is ended again and it rejects with a `PlatformError`.
+   * Starts the prewarmed instances, waits until those with a `readyPath` are ready, then listens; resolves with the port.
+   * When that fails, or `close` comes first, everything is ended again and it rejects with a `PlatformError`.
    */
   async start(): Promise<number> {
     const port = this.#options.port ?? 0;
     try {
       if (port !== 0 && !(await isFree(port))) throw portTaken(port);
       if (this.#closed) throw new PlatformError("stopped before it was ready");
-      await Promise.all([this.#httpPool.start(), this.#wsPool.start()]);
-      await this.#httpReady();
+      await Promise.all(this.#services.map(({ pool }) => pool.start()));
+      for (const service of this.#services) await this.#ready(service);
       return await this.#gateway.listen(port);
     } catch (error) {
       await this.close();
@@ -175,65 +154,139 @@ export class Platform {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       this.#gateway.stopAccepting();
-      this.#httpProxy.stopKeeping();
+      for (const service of this.#services) service.stopKeeping();
       const { stopGraceMs } = this.#limits;
-      await Promise.all([
-        this.#httpPool.stop(stopGraceMs),
-        this.#wsPool.stop(stopGraceMs),
-      ]);
+      await Promise.all(
+        this.#services.map(({ pool }) => pool.stop(stopGraceMs)),
+      );
       await this.#gateway.close();
+      await this.#reaper.close();
     })();
     return this.#closed;
   }
 
   /** Ends all processes at once; `close` then has nothing to wait for. */
   kill(): void {
-    this.#httpPool.kill();
-    this.#wsPool.kill();
+    for (const { pool } of this.#services) pool.kill();
   }
 
-  #instance(
-    description: FunctionDescription,
-    env: Record<string, string>,
-  ): Instance {
-    return new Instance({
-      functionName: description.name,
-      directory: description.directory,
-      env: { ...this.#options.env, ...env },
-      initSeconds: description.initTimeoutSeconds,
-      clock: this.#clock,
-      log: this.#options.log ?? silentLog,
-      print: this.#options.print ?? (() => {}),
+  #serve(setup: FunctionSetup): Service {
+    const { description, prewarm = 0 } = setup;
+    const rules = this.#rules;
+    const clock = this.#clock;
+    const limits = this.#limits;
+    const book = this.#book;
+    const http: { proxy?: HttpProxy } = {};
+    const pool = new Pool({
+      description,
+      rules,
+      limits,
+      prewarm,
+      maxInstances: setup.maxInstances ?? limits.wsMaxInstances,
+      maxIdle: setup.maxIdle ?? limits.wsMaxIdle,
+      settleMs: description.protocol === "HTTP" ? 0 : limits.settleMs,
+      region: this.#region,
+      clock,
+      log: this.#log,
+      create: this.#creator(setup),
+      onFrozen: (instance) => http.proxy?.forget(instance),
     });
+    const route = {
+      path: setup.route,
+      isStripped: setup.isRouteStripped ?? false,
+    };
+    if (description.protocol === "WS")
+      return {
+        setup,
+        pool,
+        route: {
+          ...route,
+          webSocket: (req, client, head) =>
+            void serveWebSocket(req, client, head, {
+              description,
+              pool,
+              book,
+              limits,
+              rules,
+              clock,
+            }),
+        },
+        stopKeeping: () => {},
+      };
+    const proxy = createHttpProxy({ description, pool, book, rules, clock });
+    http.proxy = proxy;
+    return {
+      setup,
+      pool,
+      route: { ...route, http: (req, res) => proxy.serve(req, res) },
+      stopKeeping: () => proxy.stopKeeping(),
+    };
   }
 
-  async #httpReady(): Promise<void> {
+  /** Makes the instances of one function. Its folder is made ready once; as long as that fails, each time again. */
+  #creator({ description, env: more }: FunctionSetup) {
+    const { env, faults, print = () => {} } = this.#options;
+    const all = { ...env, ...description.environment, ...more };
+    let deployed: Promise<Deployment> | undefined;
+    let count = 0;
+    const deployOnce = () => {
+      deployed ??= deploy({
+        name: description.name,
+        directory: description.directory,
+        folder: this.#folder,
+        env: all,
+        strict: this.#rules.strictBootstrap,
+      }).then((deployment) => {
+        for (const note of deployment.notes) this.#log.info({}, note);
+        return deployment;
+      });
+      deployed.catch(() => (deployed = undefined));
+      return deployed;
+    };
+    return (isProvisioned: boolean) =>
+      new Instance({
+        description,
+        isProvisioned,
+        deploy: deployOnce,
+        env: all,
+        folder: this.#folder,
+        reaper: this.#reaper,
+        fault: faultOf(faults?.init ?? [], description.name, ++count),
+        clock: this.#clock,
+        log: this.#log,
+        print,
+      });
+  }
+
+  async #ready({ setup, pool }: Service): Promise<void> {
+    const { readyPath, description } = setup;
+    if (readyPath === undefined) return;
     const { readySeconds } = this.#limits;
-    const deadline = this.#clock.now() + readySeconds * 1_000;
+    const deadline = realClock.now() + readySeconds * 1_000;
     let last = "no answer";
-    while (this.#clock.now() < deadline && !this.#closed) {
-      const instance = this.#httpPool.list().find((one) => one.isUsable);
+    while (realClock.now() < deadline && !this.#closed) {
+      const instance = pool.list().find((one) => one.isUsable);
       if (instance) {
-        const answer = await askReady(instance.port);
+        const answer = await askReady(instance.port, readyPath);
         if (answer === undefined) return;
         last = answer;
       }
-      await pause(this.#clock, READY_POLL_MS);
+      await pause(realClock, READY_POLL_MS);
     }
     throw new PlatformError(
-      `${HTTP_FUNCTION} is not ready after ${readySeconds} s: GET /readyz: ${last}`,
+      `${description.name} is not ready after ${readySeconds} s: GET ${readyPath}: ${last}`,
     );
   }
 }
 
-/** Asks `GET /readyz` once: undefined when it answers 200, else what was wrong. */
-function askReady(port: number): Promise<string | undefined> {
+/** Asks once: undefined when it answers 200, else what was wrong. */
+function askReady(port: number, path: string): Promise<string | undefined> {
   return new Promise((resolve) => {
     const asked = get(
       {
         host: "127.0.0.1",
         port,
-        path: "/readyz",
+        path,
         timeout: READY_ANSWER_MS,
         agent: false,
       },

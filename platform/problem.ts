@@ -21,7 +21,14 @@ export function outcomeUnknown(detail: string): Problem {
   return { code: "outcome_unknown", detail };
 }
 
-function render({ code, detail, headers }: Problem) {
+/** A whole answer, for a response or a bare socket. */
+export interface Answer {
+  readonly status: number;
+  readonly body: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+function render({ code, detail, headers }: Problem): Answer {
   const { status, title } = ERRORS[code];
   const type = `/docs#${code}`;
   const body = `${JSON.stringify({ type, title, status, code, detail })}\n`;
@@ -35,21 +42,33 @@ function render({ code, detail, headers }: Problem) {
 }
 
 export function answerProblem(res: ServerResponse, problem: Problem): void {
+  answer(res, render(problem));
+}
+
+export function answer(
+  res: ServerResponse,
+  { status, body, headers }: Answer,
+): void {
   if (res.headersSent) {
     res.destroy(); // a truncated answer must look truncated
     return;
   }
-  const { status, body, headers } = render(problem);
   res.writeHead(status, headers).end(body);
 }
 
 /** Answers an upgrade and ends the connection. */
 export function answerProblemOnSocket(socket: Socket, problem: Problem): void {
+  answerOnSocket(socket, render(problem));
+}
+
+export function answerOnSocket(
+  socket: Socket,
+  { status, body, headers }: Answer,
+): void {
   if (!socket.writable) {
     socket.destroy();
     return;
   }
-  const { status, body, headers } = render(problem);
   const lines = Object.entries({ ...headers, Connection: "close" })
     .map(([name, value]) => `${name}: ${value}\r\n`)
     .join("");

@@ -1,31 +1,53 @@
-// Which instance serves: a used free one, else a prewarmed one, else a new one, else nobody [WS-LIFE-3..5].
-// One pool per function; at concurrency 1 no instance ever gets a second invocation before the first has ended.
+// Which instance serves: a used free one, else a prewarmed one, else a new one, else nobody [WS-LIFE-3..5]; and what
+// becomes of it afterwards [WS-LIFE-7..9]. One pool per function; at concurrency 1 no instance ever gets a second
+// invocation before the first has ended.
 
-import type { Clock } from "./clock.js";
+import { realClock, type Clock } from "./clock.js";
+import type { FunctionDescription } from "./function-description.js";
 import type { Instance } from "./instance.js";
-import { StartError } from "./instance.js";
+import type { Limits } from "./limits.js";
 import type { Log } from "./logs.js";
+import { seededRandom } from "./random.js";
+import type { Region, Tenant } from "./region.js";
+import type { Rules } from "./rules.js";
+import { StartError } from "./start-error.js";
 import { describeExit, type Exit } from "./verdict.js";
 
+/** Of the rules: what becomes of instances. */
+export type PoolRules = Pick<
+  Rules,
+  | "afterClose"
+  | "graceAfterCloseMs"
+  | "sigtermGraceMs"
+  | "warmTtlSeconds"
+  | "seed"
+>;
+
+/** Of the machine's limits: patience. */
+export type PoolLimits = Pick<
+  Limits,
+  "queueMs" | "restartMinMs" | "restartMaxMs" | "healthyMs"
+>;
+
 export interface PoolOptions {
-  readonly functionName: string;
-  /** Invocations one instance takes at the same time. */
-  readonly concurrency: number;
+  readonly description: FunctionDescription;
+  readonly rules: PoolRules;
+  readonly limits: PoolLimits;
   /** Instances with room kept ready, whether anybody asks or not. */
   readonly prewarm: number;
   readonly maxInstances: number;
   /** Unused instances kept at most; never fewer than `prewarm`. */
   readonly maxIdle: number;
-  readonly warmTtlSeconds: number;
+  /** An instance gets no new invocation before this, after one has ended and it goes on running. */
   readonly settleMs: number;
-  readonly queueMs: number;
-  readonly recycleGraceMs: number;
-  readonly restartMinMs: number;
-  readonly restartMaxMs: number;
-  readonly healthyMs: number;
+  readonly region: Region;
+  /** Times what the documents time; patience is on the real clock. */
   readonly clock: Clock;
   readonly log: Log;
-  readonly create: () => Instance;
+  /** `isProvisioned`: for the stock, and not because somebody waits. */
+  readonly create: (isProvisioned: boolean) => Instance;
+  /** An instance has been frozen. */
+  readonly onFrozen?: (instance: Instance) => void;
 }
 
 /** An instance for one invocation; it goes back with `release`. */
@@ -41,14 +63,22 @@ interface Waiter {
   stopWaiting(): void;
 }
 
-export class Pool {
+export class Pool implements Tenant {
   readonly #options: PoolOptions;
+  readonly #concurrency: number;
   /** Everything that is not gone yet. */
   readonly #instances = new Set<Instance>();
   /** Those whose end is our wish. */
   readonly #retired = new WeakSet<Instance>();
+  /** Those that finish what they serve and get nothing new. */
+  readonly #doomed = new WeakSet<Instance>();
+  /** Those that may not have heard of their last invocation's end yet. */
+  readonly #resting = new WeakSet<Instance>();
+  /** Takes back the timer after which an unused instance stops running. */
+  readonly #stayings = new Map<Instance, () => void>();
   readonly #waiters: Waiter[] = [];
   readonly #timers = new Set<() => void>();
+  readonly #random: () => number;
   #starting = 0;
   #failures = 0;
   #backingOff = false;
@@ -57,18 +87,28 @@ export class Pool {
 
   constructor(options: PoolOptions) {
     this.#options = options;
-  }
-
-  /** Some instance is up, though perhaps fully taken. */
-  get isUp(): boolean {
-    for (const instance of this.#instances) {
-      if (instance.isUsable) return true;
-    }
-    return false;
+    this.#concurrency = options.description.concurrency;
+    this.#random = seededRandom(options.rules.seed);
+    options.region.join(this);
   }
 
   list(): Instance[] {
     return [...this.#instances];
+  }
+
+  get memoryMb(): number {
+    return this.list()
+      .filter((instance) => instance.isAlive)
+      .reduce((sum, instance) => sum + instance.memoryMb, 0);
+  }
+
+  get unusedSince(): number | undefined {
+    return this.#unused()[0]?.idleSince;
+  }
+
+  giveUpUnused(): void {
+    const [longest] = this.#unused();
+    if (longest) this.#retire(longest);
   }
 
   /** Starts the prewarmed instances; resolves with the first one ready, rejects with its `StartError`. */
@@ -83,8 +123,8 @@ export class Pool {
     if (this.#stopping) return undefined;
     const instance = this.#best();
     if (instance === undefined) return undefined;
-    instance.enter();
-    if (instance.active >= this.#options.concurrency) this.#fill();
+    this.#enter(instance);
+    if (instance.active >= this.#concurrency) this.#fill();
     return instance;
   }
 
@@ -97,27 +137,29 @@ export class Pool {
       const giveUp = (error: StartError) => {
         const at = this.#waiters.indexOf(waiter);
         if (at >= 0) this.#waiters.splice(at, 1);
+        waiter.stopWaiting();
         reject(error);
       };
       if (this.#stopping)
         return giveUp(this.#error(499, "the platform stops."));
       this.#waiters.push(waiter);
       this.#fill();
-      if (this.#starting < this.#waiters.length)
-        waiter.stopWaiting = this.#later(this.#options.queueMs, () =>
-          giveUp(
-            this.#error(
-              432,
-              `all ${this.#options.maxInstances} instances are taken.`,
+      // Nobody starts for it: it waits for somebody else's end, but not for long.
+      if (this.#starting * this.#concurrency < this.#waiters.length)
+        waiter.stopWaiting = this.#later(
+          realClock,
+          this.#options.limits.queueMs,
+          () =>
+            giveUp(
+              this.#error(
+                432,
+                `all ${this.#options.maxInstances} instances are taken.`,
+              ),
             ),
-          ),
         );
       signal.addEventListener(
         "abort",
-        () => {
-          waiter.stopWaiting();
-          giveUp(this.#error(499, "nobody waits any more."));
-        },
+        () => giveUp(this.#error(499, "nobody waits any more.")),
         { once: true },
       );
     });
@@ -125,20 +167,26 @@ export class Pool {
 
   /** Takes an instance back; `recycle` when it must not serve again [WS-LIFE-9]. */
   release(instance: Instance, recycle: boolean): void {
-    const { settleMs } = this.#options;
-    if (recycle || settleMs === 0 || this.#stopping) {
-      instance.leave();
-      if (recycle) this.#retire(instance);
-      else this.#freed(instance);
-    } else {
-      this.#later(settleMs, () => {
-        instance.leave();
-        this.#freed(instance);
-      });
+    instance.leave();
+    if (recycle) this.#doomed.add(instance);
+    if (this.#doomed.has(instance)) {
+      // A failure of one request does not hurt its neighbours in a shared instance.
+      if (instance.active === 0) this.#retire(instance);
+      return;
     }
+    if (instance.active === 0 && !this.#stopping) this.#staysUnused(instance);
+    const { settleMs } = this.#options;
+    // A frozen one hears of the old connection's end before it hears of a new one.
+    if (settleMs === 0 || instance.state === "frozen")
+      return this.#freed(instance);
+    this.#resting.add(instance);
+    this.#later(realClock, settleMs, () => {
+      this.#resting.delete(instance);
+      this.#freed(instance);
+    });
   }
 
-  /** Ends every instance: SIGTERM, after `graceMs` SIGKILL. Nothing starts any more. */
+  /** Ends every instance: SIGTERM, after `graceMs` SIGKILL; frozen ones have nothing to say. Nothing starts any more. */
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;
     for (const cancel of this.#timers) cancel();
@@ -146,7 +194,10 @@ export class Pool {
     for (const waiter of this.#waiters.splice(0))
       waiter.reject(this.#error(499, "the platform stops."));
     await Promise.all(
-      this.list().map((instance) => this.#end(instance, graceMs)),
+      this.list().map((instance) => {
+        this.#retired.add(instance);
+        return instance.stop(instance.state === "frozen" ? 0 : graceMs);
+      }),
     );
   }
 
@@ -160,14 +211,18 @@ export class Pool {
   }
 
   #hasRoom(instance: Instance): boolean {
-    return instance.isUsable && instance.active < this.#options.concurrency;
+    return (
+      instance.isUsable &&
+      instance.active < this.#concurrency &&
+      !this.#doomed.has(instance)
+    );
   }
 
   /** The fullest with room, and among unused ones one that has served: the fresh ones stay fresh. */
   #best(): Instance | undefined {
     let best: Instance | undefined;
     for (const instance of this.#instances) {
-      if (!this.#hasRoom(instance)) continue;
+      if (!this.#hasRoom(instance) || this.#resting.has(instance)) continue;
       if (
         best === undefined ||
         instance.active > best.active ||
@@ -178,47 +233,91 @@ export class Pool {
     return best;
   }
 
+  #enter(instance: Instance): void {
+    this.#stayings.get(instance)?.();
+    instance.enter();
+  }
+
   /** Starts what waiting invocations need, and in the background what the prewarmed stock lacks. */
   #fill(): void {
     if (this.#stopping) return;
     const { prewarm, maxInstances } = this.#options;
-    let room = 0;
-    for (const instance of this.#instances) if (this.#hasRoom(instance)) room++;
-    const wanted =
-      this.#waiters.length + (this.#backingOff ? 0 : prewarm - room);
-    while (this.#starting < wanted && this.#instances.size < maxInstances)
-      this.#startOne();
+    const waiting = () => Math.ceil(this.#waiters.length / this.#concurrency);
+    while (this.#starting < waiting() && this.#instances.size < maxInstances) {
+      const refused = this.#startOne(false);
+      if (refused) this.#refuseRest(refused);
+    }
+    if (this.#backingOff) return;
+    let ready = 0;
+    for (const instance of this.#instances)
+      if (this.#hasRoom(instance)) ready++;
+    while (
+      ready + this.#starting - waiting() < prewarm &&
+      this.#instances.size < maxInstances
+    )
+      if (this.#startOne(true)) return;
   }
 
-  #startOne(): void {
-    const instance = this.#options.create();
+  /** Nobody will start for those who wait beyond what starts already: they hear it at once. */
+  #refuseRest(error: StartError): void {
+    const served = this.#starting * this.#concurrency;
+    for (const waiter of this.#waiters.splice(served)) {
+      waiter.stopWaiting();
+      waiter.reject(error);
+    }
+  }
+
+  /** Returns why none may start. */
+  #startOne(isProvisioned: boolean): StartError | undefined {
+    const { region, description, create } = this.#options;
+    const refused = region.admit(description.memoryMb);
+    if (refused !== undefined)
+      return this.#error(
+        refused,
+        refused === 429
+          ? "too many instances have started within a minute."
+          : "the instances together would have more memory than the account's quota.",
+      );
+    const instance = create(isProvisioned);
     this.#instances.add(instance);
     this.#starting++;
     instance.ready.then(
       () => {
         this.#starting--;
         this.#freed(instance);
+        if (instance.active === 0 && !instance.isProvisioned)
+          this.#staysUnused(instance);
       },
       (error: StartError) => {
         this.#starting--;
-        this.#serveWaiter((waiter) => waiter.reject(error));
+        this.#startFailed(error);
       },
     );
     void instance.exited.then((exit) => {
       this.#instances.delete(instance);
+      this.#stayings.get(instance)?.();
       if (!this.#retired.has(instance)) this.#died(instance, exit);
       this.#fill();
     });
+    return undefined;
+  }
+
+  /** Whoever waited for this start hears of it; nobody tries again for them [WS-LIFE-10]. */
+  #startFailed(error: StartError): void {
+    for (let i = 0; i < this.#concurrency; i++) {
+      if (this.#waiters.length <= this.#starting * this.#concurrency) return;
+      this.#serveWaiter((waiter) => waiter.reject(error));
+    }
   }
 
   #died(instance: Instance, exit: Exit): void {
-    const { clock, healthyMs, restartMinMs, restartMaxMs, log } = this.#options;
+    const { clock, limits, log } = this.#options;
     const lived =
       instance.readyAt === undefined ? 0 : clock.now() - instance.readyAt;
-    this.#failures = lived >= healthyMs ? 0 : this.#failures + 1;
+    this.#failures = lived >= limits.healthyMs ? 0 : this.#failures + 1;
     const pauseMs = Math.min(
-      restartMinMs * 2 ** Math.max(0, this.#failures - 1),
-      restartMaxMs,
+      limits.restartMinMs * 2 ** Math.max(0, this.#failures - 1),
+      limits.restartMaxMs,
     );
     log.warn(
       { functionName: instance.functionName, instanceId: instance.id, pauseMs },
@@ -226,42 +325,74 @@ export class Pool {
     );
     if (this.#stopping || this.#backingOff) return;
     this.#backingOff = true;
-    this.#later(pauseMs, () => {
+    this.#later(realClock, pauseMs, () => {
       this.#backingOff = false;
       this.#fill();
     });
   }
 
-  /** An instance has room again: for whoever waits, else it stays for a while. */
+  /** An instance has room again: for those who wait, else it is kept for a while. */
   #freed(instance: Instance): void {
-    if (!this.#hasRoom(instance)) return;
     const coldStart = instance.served === 0;
-    const taken = this.#serveWaiter((waiter) => {
-      instance.enter();
-      waiter.resolve({ instance, coldStart });
-    });
+    let taken = false;
+    while (this.#hasRoom(instance) && this.#waiters.length > 0) {
+      taken = true;
+      this.#serveWaiter((waiter) => {
+        this.#enter(instance);
+        waiter.resolve({ instance, coldStart });
+      });
+    }
     if (taken) return this.#fill();
-    if (instance.active > 0 || this.#stopping) return;
+    if (!this.#hasRoom(instance) || instance.active > 0 || this.#stopping)
+      return;
     const { maxIdle, prewarm } = this.#options;
     if (this.#idle().length > Math.max(maxIdle, prewarm))
       this.#retire(instance);
     this.#sweepLater();
   }
 
+  /** It serves nobody any more: it stops running, at once or after the grace that nobody promises [WS-LIFE-7]. */
+  #staysUnused(instance: Instance): void {
+    const { clock, rules } = this.#options;
+    if (rules.graceAfterCloseMs === 0) return this.#stopRunning(instance);
+    this.#stayings.get(instance)?.();
+    const cancel = this.#later(clock, rules.graceAfterCloseMs, () => {
+      this.#stayings.delete(instance);
+      this.#stopRunning(instance);
+    });
+    this.#stayings.set(instance, () => {
+      this.#stayings.delete(instance);
+      cancel();
+    });
+  }
+
+  #stopRunning(instance: Instance): void {
+    if (this.#afterClose() === "kill") return this.#retire(instance);
+    instance.freeze();
+    if (instance.state === "frozen") this.#options.onFrozen?.(instance);
+  }
+
+  /** The rule is about connections; instances of HTTP functions are frozen. */
+  #afterClose(): "freeze" | "kill" {
+    const { description, rules } = this.#options;
+    if (description.protocol === "HTTP") return "freeze";
+    if (rules.afterClose !== "random") return rules.afterClose;
+    return this.#random() < 0.5 ? "kill" : "freeze";
+  }
+
   /** One timer for all: it ends the instance that has been unused longest when its time is over, and looks again. */
   #sweepLater(): void {
-    const { clock, prewarm, warmTtlSeconds } = this.#options;
+    const { clock, rules } = this.#options;
     if (this.#sweeping) return;
-    const idle = this.#idle().sort((a, b) => a.idleSince - b.idleSince);
-    const [oldest] = idle;
-    if (oldest === undefined || idle.length <= prewarm) return;
-    const left = oldest.idleSince + warmTtlSeconds * 1_000 - clock.now();
+    const [oldest] = this.#unused();
+    if (oldest === undefined) return;
+    const left = oldest.idleSince + rules.warmTtlSeconds * 1_000 - clock.now();
     if (left <= 0) {
       this.#retire(oldest);
       return this.#sweepLater();
     }
     this.#sweeping = true;
-    this.#later(left, () => {
+    this.#later(clock, left, () => {
       this.#sweeping = false;
       this.#sweepLater();
     });
@@ -273,26 +404,29 @@ export class Pool {
     );
   }
 
-  #serveWaiter(serve: (waiter: Waiter) => void): boolean {
+  /** Unused ones that may be ended, the longest unused first; the prewarmed stock is kept [WS-BILL-7]. */
+  #unused(): Instance[] {
+    return this.#idle()
+      .filter((instance) => !instance.isProvisioned)
+      .sort((a, b) => a.idleSince - b.idleSince);
+  }
+
+  #serveWaiter(serve: (waiter: Waiter) => void): void {
     const waiter = this.#waiters.shift();
-    if (waiter === undefined) return false;
+    if (waiter === undefined) return;
     waiter.stopWaiting();
     serve(waiter);
-    return true;
   }
 
   #retire(instance: Instance): void {
-    void this.#end(instance, this.#options.recycleGraceMs);
-  }
-
-  #end(instance: Instance, graceMs: number): Promise<void> {
+    const { rules, clock } = this.#options;
     this.#retired.add(instance);
-    return instance.stop(graceMs);
+    void instance.stop(rules.sigtermGraceMs, clock);
   }
 
   /** A timer that dies with the pool; the returned function takes it back. */
-  #later(ms: number, fire: () => void): () => void {
-    const cancelTimer = this.#options.clock.setTimer(ms, () => {
+  #later(clock: Clock, ms: number, fire: () => void): () => void {
+    const cancelTimer = clock.setTimer(ms, () => {
       this.#timers.delete(cancel);
       fire();
     });
@@ -304,7 +438,7 @@ export class Pool {
     return cancel;
   }
 
-  #error(status: 432 | 499, why: string): StartError {
-    return new StartError(status, `${this.#options.functionName}: ${why}`);
+  #error(status: 429 | 432 | 499, why: string): StartError {
+    return new StartError(status, `${this.#options.description.name}: ${why}`);
   }
 }

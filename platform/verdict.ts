@@ -22,8 +22,11 @@ export type Ending =
   | { cause: "not-started"; status: StartFailure; reason: string }
   | { cause: "cancelled" };
 
-/** 405 ended at start, 432 no more instances allowed, 445 cannot be started, 446 does not listen, 499 not wanted any more. */
-export type StartFailure = 405 | 432 | 445 | 446 | 499;
+/**
+ * 405 ended at start, 429 starts too fast, 432 no more instances allowed, 445 cannot be started, 446 does not listen,
+ * 449 no capacity, 450 prepared too slowly, 499 not wanted any more, 500 the platform's own mistake.
+ */
+export type StartFailure = 405 | 429 | 432 | 445 | 446 | 449 | 450 | 499 | 500;
 
 export interface Verdict {
   readonly statusCode: number;
@@ -34,21 +37,29 @@ export interface Verdict {
   readonly why: string;
 }
 
-const messages: Readonly<Record<number, string>> = {
+export const statusMessages: Readonly<Record<number, string>> = {
   200: "Success",
   405: "ContainerStateExited",
+  429: "ResourceLimit",
   432: "ResourceLimitReached",
   433: "TimeLimitReached",
   439: "UserProcessExit",
   445: "ContainerInitError",
   446: "PortBindingFailed",
+  449: "InsufficientResources",
+  450: "InitContainerTimeout",
   455: "WebSocketIdleTimeout",
   456: "WebSocketClosedByClient",
   499: "RequestCanceled",
+  500: "InternalError",
 };
 
-/** Statuses after which the platform does not use an instance again [WS-LIFE-9]. */
-export function mustRecycle(statusCode: number): boolean {
+/** Statuses after which the platform does not use an instance again; of 455 and 456 nobody says it [WS-LIFE-9]. */
+export function mustRecycle(
+  statusCode: number,
+  reuseAfterFailure: boolean,
+): boolean {
+  if (statusCode === 455 || statusCode === 456) return !reuseAfterFailure;
   return statusCode === 433 || statusCode === 434 || statusCode === 439;
 }
 
@@ -121,7 +132,7 @@ function verdict(
   closeCode: number | null,
   why: string,
 ): Verdict {
-  const statusMessage = messages[statusCode] ?? "Unknown";
+  const statusMessage = statusMessages[statusCode] ?? "Unknown";
   return { statusCode, statusMessage, closeInitiator, closeCode, why };
 }
 

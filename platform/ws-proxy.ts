@@ -3,7 +3,7 @@
 
 import type { IncomingMessage } from "node:http";
 import { connect, type Socket } from "node:net";
-import { pause, type Clock } from "./clock.js";
+import { pause, realClock, type Clock } from "./clock.js";
 import { FrameReader } from "./frames.js";
 import type { FunctionDescription } from "./function-description.js";
 import { requestHead, upgradeHeaders } from "./headers.js";
@@ -11,12 +11,13 @@ import type { Instance } from "./instance.js";
 import type { Invocation } from "./invocation.js";
 import type { InvocationBook } from "./invocation-book.js";
 import type { Limits } from "./limits.js";
-import { outcomeUnknown, unavailable, type Problem } from "./problem.js";
+import { outcomeUnknown, type Problem } from "./problem.js";
 import { answerProblemOnSocket } from "./problem.js";
 import { relay, type Side } from "./relay.js";
 import { ResponseHead } from "./response-head.js";
 import type { Rules } from "./rules.js";
-import { StartError } from "./instance.js";
+import { StartError } from "./start-error.js";
+import { refuseOnSocket } from "./start-failure.js";
 import type { Grant } from "./scheduler.js";
 import { mustRecycle, type Ending } from "./verdict.js";
 
@@ -63,7 +64,7 @@ export async function serveWebSocket(
             reason: failure.message,
           },
     );
-    answerProblemOnSocket(client, unavailable(failure.message));
+    refuseOnSocket(client, failure, invocation.requestId, options.rules);
     return;
   }
   const { instance, coldStart } = grant;
@@ -77,9 +78,13 @@ export async function serveWebSocket(
   const session = new Session(req, client, instance, invocation, options);
   const ending = await session.run(early.release());
   const endedAt = options.clock.now();
-  const explained = await withExit(ending, instance, options.clock);
+  const explained = await withExit(ending, instance);
   const verdict = book.end(invocation, explained, endedAt);
-  pool.release(instance, mustRecycle(verdict.statusCode) || !instance.isUsable);
+  const { reuseAfterFailure } = options.rules;
+  pool.release(
+    instance,
+    mustRecycle(verdict.statusCode, reuseAfterFailure) || !instance.isUsable,
+  );
 }
 
 /** Reads on while there is no instance, because only reading notices that a client goes away. */
@@ -110,15 +115,11 @@ function holdEarlyBytes(client: Socket, head: Buffer) {
 }
 
 /** A dropped line gets the end of its process as the reason, if that is what it was [WS-CLOSE-10]. */
-async function withExit(
-  ending: Ending,
-  instance: Instance,
-  clock: Clock,
-): Promise<Ending> {
+async function withExit(ending: Ending, instance: Instance): Promise<Ending> {
   if (ending.cause !== "dropped" || ending.by !== "server") return ending;
   const exit = await Promise.race([
     instance.exited,
-    pause(clock, EXIT_NOTICE_MS),
+    pause(realClock, EXIT_NOTICE_MS),
   ]);
   return exit === undefined ? ending : { ...ending, exit };
 }
@@ -158,10 +159,11 @@ class Session {
 
   /** Passes the upgrade on and stays until both lines are closed. */
   run(early: Buffer): Promise<Ending> {
-    const { clock, limits, description } = this.#options;
+    const { limits, description } = this.#options;
     const { timeoutSeconds: seconds } = description;
     const req = this.#req;
-    const headers = upgradeHeaders(req, this.#invocation.requestId);
+    const { requestId } = this.#invocation;
+    const headers = upgradeHeaders(req, requestId, description);
     this.#server.write(requestHead(req, headers), "latin1");
     if (early.length > 0) {
       this.#server.write(early);
@@ -176,7 +178,7 @@ class Session {
         client: this.#client,
         server: this.#server,
         lingerMs: limits.lingerMs,
-        clock,
+        clock: realClock,
         onData: (from, chunk) => {
           if (from === "client") this.#clientSent(chunk);
           else this.#serverSent(chunk);

@@ -228,10 +228,10 @@ function sources() {
   return files.sort();
 }
 
-/** Read at run time as it stands: the contract, pages, start files. */
+/** Read at run time as it stands: the contract, pages, start files, what is preloaded into functions. */
 function isCopied(file) {
   if (BUILD_INPUTS.includes(file)) return file === "openapi.yaml";
-  return !/\.(ts|mjs|md)$/.test(file);
+  return !/\.(ts|md)$/.test(file) && file !== "scripts/bootstrap.mjs";
 }
 
 /** Changes with any name, size or time of a source, so a deleted or an older file counts as a change too. */

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 import { parseSettings } from "../platform/limits.js";
+import { readPair } from "../platform/pair.js";
 import { ConfigError, parseConfig } from "../shared/config.js";
 import { createLogger } from "../shared/logging.js";
 import { RedisLink } from "../shared/redis.js";
@@ -14,6 +15,8 @@ import { endChild, exitOf, SetupError, tiedToUs } from "./programs.js";
 import { startRedis } from "./redis.js";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const HTTP_FN = fileURLToPath(new URL("../http-fn", import.meta.url));
+const WS_FN = fileURLToPath(new URL("../ws-fn", import.meta.url));
 const PLATFORM = fileURLToPath(new URL("../platform/main.js", import.meta.url));
 
 /** How long a Redis named by REDIS_URL may take to answer, in ms. */
@@ -55,7 +58,7 @@ run().then(
 );
 
 async function run(): Promise<number> {
-  const mistakes = findMistakes();
+  const mistakes = await findMistakes();
   if (mistakes.length > 0) throw new SetupError(mistakes.join("\n"));
   const given = process.env["REDIS_URL"];
   const redis = given ? await useRedis(given) : await keepRedis();
@@ -70,20 +73,26 @@ async function run(): Promise<number> {
   }
 }
 
-/** One line per variable that neither the functions nor the platform would accept. */
-function findMistakes(): string[] {
+/** One line per mistake that the functions or the platform would stop at. */
+async function findMistakes(): Promise<string[]> {
   const settings = parseSettings(process.env);
   const mistakes = Array.isArray(settings) ? settings : [];
+  if (!Array.isArray(settings)) {
+    const pair = await readPair(HTTP_FN, WS_FN, settings, process.env);
+    if (Array.isArray(pair)) mistakes.push(...pair);
+  }
+  // Both read LOG_LEVEL and EXECUTION_SECONDS: one line for each variable is enough.
+  const nameOf = (line: string) => /^\w+/.exec(line)?.[0];
+  const said = mistakes.map(nameOf);
   try {
     // The platform sets these three itself.
     parseConfig({ ...process.env, PORT: "0", HOST: "", BRIDGE_LOCAL: "1" });
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    mistakes.push(...error.lines);
+    const more = error.lines.filter((line) => !said.includes(nameOf(line)));
+    mistakes.push(...more);
   }
-  // Both read LOG_LEVEL and EXECUTION_SECONDS: one line for each variable is enough.
-  const names = mistakes.map((line) => /^\w+/.exec(line)?.[0]);
-  return mistakes.filter((_, at) => names.indexOf(names[at]) === at);
+  return mistakes;
 }
 
 /** The Redis of REDIS_URL, once it answers. It is not ours to end. */

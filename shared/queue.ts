@@ -238,10 +238,13 @@ export class DeliveryQueues {
     const blocking = this.#redis.openBlocking();
     const factory = ((name: string) => {
       const sibling = patient(root.forQueue(name) as RedisQueueBackend);
-      sibling.blockingConnection = new RedisConnection(blocking, {
+      const connection = new RedisConnection(blocking, {
         shared: true,
         blocking: true,
       });
+      // The link says it already; without a listener a lost connection would end the process.
+      connection.on("error", () => undefined);
+      sibling.blockingConnection = connection;
       return sibling;
     }) as BackendFactory<RedisQueueBackend>;
     const worker = new Worker<ScheduledJob>(

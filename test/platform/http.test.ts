@@ -11,6 +11,7 @@ import {
   rawClient,
   splitAnswer,
   startTestPlatform,
+  testPair,
   until,
 } from "../fixtures/functions/platform.js";
 import type { InvocationRecord } from "../../platform/invocation.js";
@@ -257,8 +258,7 @@ t.test(
   async (t) => {
     const pids = new Set<number>();
     const base = {
-      httpDirectory: directoryOf("http"),
-      wsDirectory: directoryOf("ws"),
+      functions: testPair(),
       env: plainEnv,
       log: {
         ...silentLog,
@@ -274,11 +274,17 @@ t.test(
         `port ${port} is taken: set GATEWAY_PORT or stop what uses it`,
       ],
       [
-        { ...base, httpDirectory: directoryOf("broken") },
+        {
+          ...base,
+          functions: testPair({ httpDirectory: directoryOf("broken") }),
+        },
         "http-fn ended before it listened (exit code 7: no such luck).",
       ],
       [
-        { ...base, wsDirectory: directoryOf("broken") },
+        {
+          ...base,
+          functions: testPair({ wsDirectory: directoryOf("broken") }),
+        },
         "ws-fn ended before it listened (exit code 7: no such luck).",
       ],
       [

@@ -19,6 +19,7 @@ import {
   openClient,
   plainEnv,
   processLives,
+  processState,
   until,
 } from "../fixtures/functions/platform.js";
 
@@ -33,6 +34,8 @@ function buildTree(t: Test): string {
     "shared/logging.ts",
   ];
   for (const folder of ["platform", "shared"]) mkdirSync(join(tree, folder));
+  const shim = "platform/port-shim.mjs";
+  cpSync(join(root, shim), join(tree, shim));
   for (const source of sources.filter((name) => name.endsWith(".ts"))) {
     const { outputText } = ts.transpileModule(
       readFileSync(join(root, source), "utf8"),
@@ -47,6 +50,11 @@ function buildTree(t: Test): string {
   }
   cpSync(directoryOf("http"), join(tree, "http-fn"), { recursive: true });
   cpSync(directoryOf("ws"), join(tree, "ws-fn"), { recursive: true });
+  for (const name of ["http-fn", "ws-fn"])
+    cpSync(
+      join(root, name, "serverless.yml"),
+      join(tree, name, "serverless.yml"),
+    );
   return tree;
 }
 
@@ -93,6 +101,10 @@ t.test("one built tree", async (t) => {
     async (t) => {
       const main = startMain(t, tree, { GATEWAY_PORT: "0", PREWARM: "1" });
       const port = await main.ready();
+      t.match(
+        main.out(),
+        /^ws-fn +the gateway waits 960 s = init 60 s \+ execution 900 s, idle 600 s$/m,
+      );
       t.equal((await fetchPlain(port, "/readyz")).status, 200);
       const client = await openClient(port);
       const pids = await pidsOf(port);
@@ -109,13 +121,22 @@ t.test("one built tree", async (t) => {
     },
   );
 
-  t.test("killed outright, it takes its functions along", async (t) => {
-    const main = startMain(t, tree, { GATEWAY_PORT: "0", PREWARM: "1" });
-    const pids = await pidsOf(await main.ready());
-    main.child.kill("SIGKILL");
-    await main.ended;
-    await until("the functions to end", () => !pids.some(processLives));
-  });
+  t.test(
+    "killed outright, it takes its functions along, frozen ones too",
+    async (t) => {
+      const main = startMain(t, tree, { GATEWAY_PORT: "0", PREWARM: "1" });
+      const port = await main.ready();
+      const client = await openClient(port);
+      const { pid } = await client.about();
+      client.socket.close(1000);
+      await until("one to be frozen", () => processState(pid) === "T");
+      const pids = await pidsOf(port);
+      t.ok(pids.includes(pid));
+      main.child.kill("SIGKILL");
+      await main.ended;
+      await until("the functions to end", () => !pids.some(processLives));
+    },
+  );
 
   t.test("a signal during the start stops it", async (t) => {
     const main = startMain(t, tree, {

@@ -53,10 +53,13 @@ t.test(
 );
 
 t.test(
-  "WS-LIFE-9: 433, 434 and 439 cost the instance, 455 and 456 do not",
+  "WS-LIFE-9: 433, 434 and 439 cost the instance, 455 and 456 by the switch",
   (t) => {
-    for (const code of [433, 434, 439]) t.ok(mustRecycle(code));
-    for (const code of [200, 455, 456, 499]) t.notOk(mustRecycle(code));
+    for (const reuse of [true, false]) {
+      for (const code of [433, 434, 439]) t.ok(mustRecycle(code, reuse));
+      for (const code of [200, 499]) t.notOk(mustRecycle(code, reuse));
+      for (const code of [455, 456]) t.equal(mustRecycle(code, reuse), !reuse);
+    }
     t.end();
   },
 );

@@ -16,6 +16,7 @@ import {
   someMask,
   splitAnswer,
   startTestPlatform,
+  testPair,
   until,
   upgradeRequest,
 } from "../fixtures/functions/platform.js";
@@ -203,7 +204,7 @@ t.test("one platform", async (t) => {
 
       await until("the instance to be free again", async () => {
         const instances = await ask<InstanceLine[]>(port, "instances");
-        return instances.find((one) => one.pid === pid)?.state === "ready";
+        return instances.find((one) => one.pid === pid)?.state === "frozen";
       });
       // Any instance that has served may be chosen, but no fresh one.
       const second = await openClient(port);
@@ -548,8 +549,7 @@ t.test(
   "closing sends the clients away by the function and leaves no process",
   async (t) => {
     const platform = await startPlatform({
-      httpDirectory: directoryOf("http"),
-      wsDirectory: directoryOf("ws"),
+      functions: testPair(),
       env: plainEnv,
     });
     t.teardown(() => platform.close());
