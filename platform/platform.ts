@@ -3,6 +3,7 @@
 
 import { get } from "node:http";
 import { pause, realClock, type Clock } from "./clock.js";
+import { FaultPlan, type Fault } from "./faults.js";
 import type { FunctionDescription } from "./function-description.js";
 import { createGateway, type Gateway } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
@@ -32,6 +33,8 @@ export interface PlatformOptions {
   readonly http?: Partial<FunctionDescription>;
   readonly ws?: Partial<FunctionDescription>;
   readonly clock?: Clock;
+  /** What shall go wrong, for tests. Default: nothing. */
+  readonly faults?: readonly Fault[];
   /** Default: says nothing. */
   readonly log?: Log;
   /** Gets each line the functions print. Default: dropped. */
@@ -98,6 +101,7 @@ export class Platform {
       concurrency: 1,
       ...options.ws,
     };
+    const faults = new FaultPlan(options.faults);
     const book = new InvocationBook(limits.invocationsKept, clock, log);
 
     this.#httpPool = new Pool({
@@ -145,6 +149,7 @@ export class Platform {
           limits,
           rules,
           clock,
+          faults,
         }),
       own: createOwnApi({
         invocations: () => book.list(rules.maxMessageBytes),

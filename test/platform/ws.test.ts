@@ -31,8 +31,15 @@ interface InstanceLine {
   served: number;
 }
 
+/** These tests say much at once; that it is too much has files of its own. */
+const onlyWarn = {
+  messageSizePolicy: "warn",
+  bytesPolicy: "warn",
+  messagesPolicy: "warn",
+} as const;
+
 t.test("one platform", async (t) => {
-  const { port } = await startTestPlatform(t);
+  const { port } = await startTestPlatform(t, { rules: onlyWarn });
 
   t.test(
     "WS-CONN-4: text, binary, empty and large messages come back as they were",
@@ -58,7 +65,8 @@ t.test("one platform", async (t) => {
         serverMessages: 5,
         serverBytes: bytes,
       });
-      t.equal(warnings.length, 2, "WS-LIM-1 is reported in both directions");
+      const tooLarge = warnings.filter((one) => one.includes("WS-LIM-1"));
+      t.equal(tooLarge.length, 2, "reported in both directions");
     },
   );
 
