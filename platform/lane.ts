@@ -306,7 +306,8 @@ export class Lane {
     const { reader } = this;
     if (!reader.isData) {
       if (this.#held.isEmpty) return "forward";
-      if (!reader.isClose) return "hold-control";
+      if (this.#held.isTooMixed) this.#drop();
+      else if (!reader.isClose) return "hold-control";
       this.#sendHeld("all"); // the message will never be complete
       return "forward";
     }
@@ -359,7 +360,6 @@ export class Lane {
   /** The message cannot go on as a whole; whether a fragmented one can is known at its end. */
   #losesBytes(now: number, size: number): boolean {
     const { reader } = this;
-    if (this.#held.isTooMixed) return true;
     if (this.#limits.bytesPolicy !== "drop") return false;
     const before = reader.isFirst && reader.final ? this.bytes.sum(now) : 0;
     if (before + size <= this.#limits.bytesPerSecond) return false;
