@@ -49,8 +49,8 @@ export class StartError extends Error {
 
 /** Pause between two looks at whether the process listens; a look costs one refused connection. */
 const READY_POLL_MS = 15;
-/** Lines of stderr kept for the record of an invocation that ends with its process. */
-const STDERR_LINES_KEPT = 20;
+/** Lines of stderr kept for the record of an invocation that ends with its process: V8's last words have some 40. */
+const STDERR_LINES_KEPT = 60;
 /** After the exit, its last output may still be in the pipe; a grandchild that holds the pipe must not hold us. */
 const LAST_OUTPUT_MS = 250;
 
