@@ -28,7 +28,8 @@ t.test("faults, one connection each", async (t) => {
   const server = { on: "message", from: "server" };
   const { port } = await startTestPlatform(t, {
     clock,
-    rules: { startFailureAnswer: "status" },
+    // The platform itself stops no process here, or it could not be told apart from a fault.
+    rules: { startFailureAnswer: "status", graceAfterCloseMs: 36_000_000 },
     limits: { readySeconds: 10_000 },
     http: { initTimeoutSeconds: 10_000 },
     ws: { initTimeoutSeconds: 10_000, idleSeconds: 600 },

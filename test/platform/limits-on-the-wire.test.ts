@@ -25,7 +25,8 @@ async function start(
   const printed: string[] = [];
   let now = Date.now();
   const { port } = await startTestPlatform(t, {
-    rules,
+    // A function that is stopped at once has no time to say what it heard.
+    rules: { graceAfterCloseMs: 3_600_000, ...rules },
     limits: { lingerMs: 15_000 },
     clock: { ...realClock, now: () => now },
     print: ({ line }) => printed.push(line),
