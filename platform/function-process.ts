@@ -21,7 +21,7 @@ export interface FunctionProcessOptions {
 type Signal = "SIGTERM" | "SIGKILL" | "SIGSTOP" | "SIGCONT";
 
 /** Lines of stderr kept for the record of an invocation that ends with its process. */
-const STDERR_LINES_KEPT = 20;
+const STDERR_LINES_KEPT = 60;
 /** After the exit, its last output may still be in the pipe; a grandchild that holds the pipe must not hold us. */
 const LAST_OUTPUT_MS = 250;
 

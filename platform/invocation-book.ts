@@ -4,7 +4,7 @@
 import type { Clock } from "./clock.js";
 import { Invocation, type InvocationRecord } from "./invocation.js";
 import type { Log } from "./logs.js";
-import { judge, type Ending, type Verdict } from "./verdict.js";
+import { judge, type Ending, type Reading, type Verdict } from "./verdict.js";
 
 export class InvocationBook {
   readonly #running = new Set<Invocation>();
@@ -30,9 +30,14 @@ export class InvocationBook {
     return invocation;
   }
 
-  /** The end of an invocation, at `endedAt` or now; the first call counts. */
-  end(invocation: Invocation, ending: Ending, endedAt?: number): Verdict {
-    const verdict = judge(ending);
+  /** The end of an invocation, at `endedAt` or now; the first call counts. `reading`: default the documents'. */
+  end(
+    invocation: Invocation,
+    ending: Ending,
+    endedAt?: number,
+    reading?: Reading,
+  ): Verdict {
+    const verdict = judge(ending, reading);
     if (!this.#running.delete(invocation)) return verdict;
     invocation.ended(endedAt ?? this.#clock.now(), verdict);
     let ring = this.#ended.get(invocation.functionName);

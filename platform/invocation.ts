@@ -6,7 +6,8 @@
 import { randomUUID } from "node:crypto";
 import type { FrameReader } from "./frames.js";
 import type { Log } from "./logs.js";
-import type { Initiator, Verdict } from "./verdict.js";
+import type { Meter, Traffic } from "./traffic.js";
+import type { Exit, Initiator, Verdict } from "./verdict.js";
 
 export type InvocationState =
   "accepted" | "dispatched" | "established" | "closing" | "ended";
@@ -29,7 +30,11 @@ export interface InvocationRecord {
   readonly statusCode: number;
   readonly statusMessage: string;
   readonly why: string;
+  /** What became of the process, where it ended under the invocation [WS-CLOSE-10]. */
+  readonly exit: Exit | null;
   readonly counters: Counters;
+  /** Of a WebSocket; null for HTTP [WS-LIM-1..3]. */
+  readonly meter: Meter | null;
   readonly warnings: readonly string[];
   /** From establishment to end, null for what was never established or still runs. */
   readonly billing: { readonly durationMs: number } | null;
@@ -53,6 +58,8 @@ export class Invocation {
   endedAt: number | undefined;
   /** What the client sent and what the function sent; absent for HTTP. */
   frames: { client: FrameReader; server: FrameReader } | undefined;
+  /** How fast it was, and what was too much. */
+  traffic: Traffic | undefined;
 
   readonly #log: Log;
   #state: InvocationState = "accepted";
@@ -106,13 +113,18 @@ export class Invocation {
       statusCode: verdict?.statusCode ?? RUNNING,
       statusMessage: verdict?.statusMessage ?? "Running",
       why: verdict?.why ?? "It is still running.",
+      exit: verdict?.exit ?? null,
       counters: {
         clientMessages: this.frames?.client.messages ?? 0,
         clientBytes: this.frames?.client.bytes ?? 0,
         serverMessages: this.frames?.server.messages ?? 0,
         serverBytes: this.frames?.server.bytes ?? 0,
       },
-      warnings: this.#warnings(maxMessageBytes),
+      meter: this.traffic?.meter() ?? null,
+      warnings: [
+        ...this.#warnings(maxMessageBytes),
+        ...(this.traffic?.warnings() ?? []),
+      ],
       billing:
         establishedAt === undefined || endedAt === undefined
           ? null

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pause, realClock, scaledClock, type Clock } from "./clock.js";
 import { deploy, type Deployment } from "./deployment.js";
+import { FaultPlan, type Fault } from "./faults.js";
 import type { FunctionDescription } from "./function-description.js";
 import { createGateway, type Gateway, type Route } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
@@ -56,8 +57,10 @@ export interface PlatformOptions {
   readonly rules?: Partial<Rules>;
   /** Default: the real one, scaled by the rule `timeScale`. */
   readonly clock?: Clock;
-  /** Faults of instances at their start. */
-  readonly faults?: { readonly init?: readonly InitFault[] };
+  /** What shall go wrong at the start of instances, for tests. Default: nothing. */
+  readonly initFaults?: readonly InitFault[];
+  /** What shall go wrong on connections, for tests. Default: nothing. */
+  readonly faults?: readonly Fault[];
   /** Default: says nothing. */
   readonly log?: Log;
   /** Gets each line the functions print. Default: dropped. */
@@ -98,6 +101,7 @@ export class Platform {
   readonly #reaper: Reaper;
   readonly #region: Region;
   readonly #book: InvocationBook;
+  readonly #faults: FaultPlan;
   readonly #services: readonly Service[];
   readonly #gateway: Gateway;
   #closed: Promise<void> | undefined;
@@ -115,6 +119,7 @@ export class Platform {
     this.#log = options.log ?? silentLog;
     this.#folder = mkdtempSync(join(tmpdir(), "local-platform-"));
     this.#reaper = new Reaper(this.#folder);
+    this.#faults = new FaultPlan(options.faults);
     this.#region = new Region(this.#rules, this.#clock);
     this.#book = new InvocationBook(
       this.#limits.invocationsKept,
@@ -209,6 +214,7 @@ export class Platform {
               limits,
               rules,
               clock,
+              faults: this.#faults,
             }),
         },
         stopKeeping: () => {},
@@ -225,7 +231,7 @@ export class Platform {
 
   /** Makes the instances of one function. Its folder is made ready once; as long as that fails, each time again. */
   #creator({ description, env: more }: FunctionSetup) {
-    const { env, faults, print = () => {} } = this.#options;
+    const { env, initFaults = [], print = () => {} } = this.#options;
     const all = { ...env, ...description.environment, ...more };
     let deployed: Promise<Deployment> | undefined;
     let count = 0;
@@ -251,7 +257,7 @@ export class Platform {
         env: all,
         folder: this.#folder,
         reaper: this.#reaper,
-        fault: faultOf(faults?.init ?? [], description.name, ++count),
+        fault: faultOf(initFaults, description.name, ++count),
         clock: this.#clock,
         log: this.#log,
         print,

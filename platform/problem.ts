@@ -23,6 +23,8 @@ export function outcomeUnknown(detail: string): Problem {
 
 /** A whole answer, for a response or a bare socket. */
 export interface Answer {
+  /** The reason phrase; default: what HTTP calls the status. */
+  readonly reason?: string;
   readonly status: number;
   readonly body: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -47,13 +49,13 @@ export function answerProblem(res: ServerResponse, problem: Problem): void {
 
 export function answer(
   res: ServerResponse,
-  { status, body, headers }: Answer,
+  { status, reason, body, headers }: Answer,
 ): void {
   if (res.headersSent) {
     res.destroy(); // a truncated answer must look truncated
     return;
   }
-  res.writeHead(status, headers).end(body);
+  res.writeHead(status, reason ?? STATUS_CODES[status], headers).end(body);
 }
 
 /** Answers an upgrade and ends the connection. */
@@ -63,7 +65,7 @@ export function answerProblemOnSocket(socket: Socket, problem: Problem): void {
 
 export function answerOnSocket(
   socket: Socket,
-  { status, body, headers }: Answer,
+  { status, reason = STATUS_CODES[status], body, headers }: Answer,
 ): void {
   if (!socket.writable) {
     socket.destroy();
@@ -73,6 +75,5 @@ export function answerOnSocket(
     .map(([name, value]) => `${name}: ${value}\r\n`)
     .join("");
   socket.once("finish", () => socket.destroy());
-  const reason = STATUS_CODES[status] ?? "";
-  socket.end(`HTTP/1.1 ${status} ${reason}\r\n${lines}\r\n${body}`);
+  socket.end(`HTTP/1.1 ${status} ${reason ?? ""}\r\n${lines}\r\n${body}`);
 }

@@ -13,8 +13,7 @@ import {
   type Problem,
 } from "./problem.js";
 import type { Rules } from "./rules.js";
-import type { StartError } from "./start-error.js";
-import { statusMessages } from "./verdict.js";
+import { statusMessage } from "./verdict.js";
 
 type AnswerRules = Pick<Rules, "startFailureAnswer">;
 
@@ -24,17 +23,17 @@ export function platformAnswer(
   why: string,
   requestId: string,
 ): Answer {
-  const name = statusMessages[statusCode] ?? "Unknown";
+  const reason = statusMessage(statusCode);
   const body = `${JSON.stringify({
     errorCode: statusCode,
-    errorMessage: `${name}: ${why}`,
+    errorMessage: `${reason}: ${why}`,
     requestId,
   })}\n`;
   const headers = {
     "Content-Type": "application/json",
     "Content-Length": String(Buffer.byteLength(body)),
   };
-  return { status: statusCode, body, headers };
+  return { status: statusCode, reason, body, headers };
 }
 
 /** The platform ends an HTTP request by itself, with this code; `problem` is the other way to say it. */
@@ -50,14 +49,16 @@ export function refuse(
   else answer(res, platformAnswer(statusCode, why, requestId));
 }
 
-/** The same for an upgrade that got no instance. */
+/** The same for an upgrade. */
 export function refuseOnSocket(
   socket: Socket,
-  { status, message }: StartError,
+  statusCode: number,
+  why: string,
   requestId: string,
   rules: AnswerRules,
+  problem: Problem = unavailable(why),
 ): void {
   if (rules.startFailureAnswer === "problem")
-    answerProblemOnSocket(socket, unavailable(message));
-  else answerOnSocket(socket, platformAnswer(status, message, requestId));
+    answerProblemOnSocket(socket, problem);
+  else answerOnSocket(socket, platformAnswer(statusCode, why, requestId));
 }

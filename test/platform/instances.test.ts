@@ -412,12 +412,10 @@ t.test(
       t,
       { startFailureAnswer: "status" },
       {
-        faults: {
-          init: [
-            { nth: 1, fail: 449 },
-            { nth: [2], delayMs: 60_000 },
-          ],
-        },
+        initFaults: [
+          { nth: 1, fail: 449 },
+          { nth: [2], delayMs: 60_000 },
+        ],
       },
     );
     t.match(
