@@ -78,8 +78,14 @@ export class Instance {
   readonly ready: Promise<void>;
   /** Resolves when the process has ended, however it came to that. */
   readonly exited: Promise<Exit>;
+  /** Clock time when its process was started. */
+  spawnedAt: number | undefined;
+  /** Clock time when its process had started to run the bootstrap. */
+  initialisingAt: number | undefined;
   /** Clock time when it became ready. */
   readyAt: number | undefined;
+  /** Clock time of its last change of state. */
+  stateSince = 0;
   /** Clock time since when it serves nothing. */
   idleSince = 0;
   /** Invocations it has begun to serve. */
@@ -153,6 +159,7 @@ export class Instance {
       { functionName: this.functionName, instanceId: this.id, pid: this.pid },
       `instance ${this.#state} -> ${next}`,
     );
+    this.stateSince = this.#options.clock.now();
     this.#state = next;
   }
 
@@ -192,7 +199,9 @@ export class Instance {
 
   async #initialise(): Promise<void> {
     const { clock, initSeconds } = this.#options;
+    this.spawnedAt = clock.now();
     const startFailed = this.#spawn();
+    this.initialisingAt = clock.now();
     this.#setState("initialising");
     const deadline = clock.now() + initSeconds * 1_000;
     for (;;) {

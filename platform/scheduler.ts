@@ -138,6 +138,11 @@ export class Pool {
     }
   }
 
+  /** Somebody at the page wants this instance replaced; whatever it serves goes through its orderly end. */
+  recycle(instance: Instance): void {
+    this.#retire(instance);
+  }
+
   /** Ends every instance: SIGTERM, after `graceMs` SIGKILL. Nothing starts any more. */
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;
