@@ -59,7 +59,7 @@ async function run({
     });
 
   try {
-    await announce(await platform.start());
+    await announce(await platform.start(), platform.token);
   } catch (error) {
     if (stopping) return;
     complain(error instanceof PlatformError ? error.message : String(error));
@@ -68,11 +68,13 @@ async function run({
 }
 
 /** Prints the addresses, and a listener and a push that find each other when copied as they are. */
-async function announce(port: number): Promise<void> {
+async function announce(port: number, token: string): Promise<void> {
   const origin = `http://127.0.0.1:${port}`;
   say(`page        ${origin}/`);
   say(`WebSocket   ws://127.0.0.1:${port}/ws`);
-  say(`watch       curl ${origin}/_platform/invocations`);
+  say(`watch       ${origin}/_platform/?token=${token}`);
+  say(`calls       curl ${origin}/_platform/invocations`);
+  say(`logs        curl -N '${origin}/_platform/logs?follow=1'`);
   const prepared = await prepareConnection(origin);
   if (prepared) {
     const { connectionId, url } = prepared;

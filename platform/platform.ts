@@ -7,13 +7,14 @@ import type { FunctionDescription } from "./function-description.js";
 import { createGateway, type Gateway } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
 import { Instance } from "./instance.js";
-import { InvocationBook } from "./invocation-book.js";
 import { defaultLimits, type Limits } from "./limits.js";
 import { silentLog, type Log, type PrintedLine } from "./logs.js";
 import { createOwnApi } from "./own-api.js";
+import { Guard } from "./own-guard.js";
 import { isFree } from "./ports.js";
 import { presets, type Rules } from "./rules.js";
 import { Pool } from "./scheduler.js";
+import { Watch } from "./watch.js";
 import { serveWebSocket } from "./ws-proxy.js";
 
 export interface PlatformOptions {
@@ -32,6 +33,8 @@ export interface PlatformOptions {
   readonly http?: Partial<FunctionDescription>;
   readonly ws?: Partial<FunctionDescription>;
   readonly clock?: Clock;
+  /** Another price book than the one that comes with the platform. */
+  readonly priceBookFile?: string;
   /** Default: says nothing. */
   readonly log?: Log;
   /** Gets each line the functions print. Default: dropped. */
@@ -70,6 +73,8 @@ export class Platform {
   readonly #wsPool: Pool;
   readonly #httpProxy: HttpProxy;
   readonly #gateway: Gateway;
+  readonly #watch: Watch;
+  readonly #guard = new Guard();
   #closed: Promise<void> | undefined;
 
   constructor(options: PlatformOptions) {
@@ -98,7 +103,15 @@ export class Platform {
       concurrency: 1,
       ...options.ws,
     };
-    const book = new InvocationBook(limits.invocationsKept, clock, log);
+    this.#watch = new Watch({
+      functions: [http, ws],
+      rules,
+      invocationsKept: limits.invocationsKept,
+      priceBookFile: options.priceBookFile,
+      clock,
+      log,
+    });
+    const { book } = this.#watch;
 
     this.#httpPool = new Pool({
       ...limits,
@@ -147,10 +160,21 @@ export class Platform {
           clock,
         }),
       own: createOwnApi({
-        invocations: () => book.list(rules.maxMessageBytes),
+        watch: this.#watch,
+        guard: this.#guard,
         instances: () => [...this.#httpPool.list(), ...this.#wsPool.list()],
+        recycle: (instance) =>
+          (instance.functionName === http.name
+            ? this.#httpPool
+            : this.#wsPool
+          ).recycle(instance),
       }),
     });
+  }
+
+  /** Of this start: what the page and every change need. */
+  get token(): string {
+    return this.#guard.token;
   }
 
   /**
@@ -196,15 +220,19 @@ export class Platform {
     description: FunctionDescription,
     env: Record<string, string>,
   ): Instance {
-    return new Instance({
+    const instance = new Instance({
       functionName: description.name,
       directory: description.directory,
       env: { ...this.#options.env, ...env },
       initSeconds: description.initTimeoutSeconds,
       clock: this.#clock,
       log: this.#options.log ?? silentLog,
-      print: this.#options.print ?? (() => {}),
+      print: (line) => {
+        this.#watch.printed(line);
+        this.#options.print?.(line);
+      },
     });
+    return this.#watch.instance(instance);
   }
 
   async #httpReady(): Promise<void> {
@@ -279,6 +307,7 @@ function asPlatformError(error: unknown, port: number): PlatformError {
 /** A platform that runs. */
 export interface RunningPlatform {
   readonly port: number;
+  readonly token: string;
   close(): Promise<void>;
   kill(): void;
 }
@@ -291,6 +320,7 @@ export async function startPlatform(
   const port = await platform.start();
   return {
     port,
+    token: platform.token,
     close: () => platform.close(),
     kill: () => platform.kill(),
   };
