@@ -2,7 +2,6 @@
 // Both are bounded: who reads too slowly misses lines, is told how many, and never fills our memory.
 
 import type { ServerResponse } from "node:http";
-import type { Instance } from "./instance.js";
 import type { Invocation } from "./invocation.js";
 import type { LogFilter } from "./log-book.js";
 import {
@@ -17,6 +16,7 @@ import {
   viewInstances,
   viewInvocations,
   viewRules,
+  type SeenInstance,
 } from "./watch-views.js";
 import type { Watch } from "./watch.js";
 
@@ -61,7 +61,7 @@ export function followLog(
 /** The stream of events for pages; it costs nothing while no page is open. */
 export class LiveFeed {
   readonly #watch: Watch;
-  readonly #instances: () => readonly Instance[];
+  readonly #instances: () => readonly SeenInstance[];
   readonly #readers = new Set<ServerResponse>();
   /** Those who have missed a tick and need the whole picture again. */
   readonly #behind = new WeakSet<ServerResponse>();
@@ -73,7 +73,7 @@ export class LiveFeed {
   #ticks = 0;
   #stop: (() => void) | undefined;
 
-  constructor(watch: Watch, instances: () => readonly Instance[]) {
+  constructor(watch: Watch, instances: () => readonly SeenInstance[]) {
     this.#watch = watch;
     this.#instances = instances;
   }
@@ -145,6 +145,9 @@ export class LiveFeed {
   #change(): string | undefined {
     const watch = this.#watch;
     const instances = this.#instancesChanged();
+    if (this.#ticks % SLOW_TICKS === 0)
+      for (const invocation of watch.book.running)
+        this.#changed.add(invocation); // their counters and costs grow without a step
     // Of thousands in one tick the last ones are enough to look at.
     const invocations = [...this.#changed]
       .slice(-MAX_INVOCATIONS)

@@ -3,7 +3,6 @@
 
 import { readFileSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Instance } from "./instance.js";
 import { followLog, LiveFeed } from "./live-feed.js";
 import { writeRecord, type LogFormat } from "./log-record.js";
 import type { Guard } from "./own-guard.js";
@@ -14,10 +13,14 @@ import {
   viewInstances,
   viewInvocations,
   viewRules,
+  type SeenInstance,
 } from "./watch-views.js";
 import type { Watch } from "./watch.js";
 
-export interface OwnApiOptions {
+/** An instance that can be ended at once. */
+type Controlled = SeenInstance & { kill(): void };
+
+export interface OwnApiOptions<Instance extends Controlled> {
   readonly watch: Watch;
   readonly guard: Guard;
   instances(): readonly Instance[];
@@ -47,12 +50,12 @@ const CONTENT_SECURITY_POLICY = [
 ].join("; ");
 
 /** Answers a request under `/_platform/`. */
-export function createOwnApi({
+export function createOwnApi<Instance extends Controlled>({
   watch,
   guard,
   instances,
   recycle,
-}: OwnApiOptions) {
+}: OwnApiOptions<Instance>) {
   const feed = new LiveFeed(watch, instances);
 
   const reads = new Map<string, Handler>([

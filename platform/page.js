@@ -16,6 +16,7 @@ const { document, EventSource, fetch, setInterval, setTimeout } = globalThis;
 const { clearTimeout, URLSearchParams, getSelection } = globalThis;
 
 const MAX_ROWS = 200;
+const MAX_BARS = 80;
 const MAX_LINES = 1500;
 /** How long a tile stays after its instance has gone. */
 const GONE_MS = 4000;
@@ -63,6 +64,7 @@ function showPicture(picture) {
   for (const known of [instances, invocations, tiles, rows]) known.clear();
   at("pools").replaceChildren();
   at("rows").replaceChildren();
+  at("strip").replaceChildren();
   at("lines").replaceChildren();
   showRules();
   for (const one of picture.instances) showInstance(one);
@@ -155,10 +157,11 @@ function showInstance(one) {
   const { parts } = tile;
   tile.root.dataset.state = one.state;
   parts.state.textContent = stateWords[one.state] ?? one.state;
-  parts.pid.textContent = `pid ${one.pid ?? "–"} · served ${count(one.served)}${one.provisioned ? " · provisioned" : ""}`;
+  parts.served.textContent = `served ${count(one.served)}${one.provisioned ? ", provisioned" : ""}`;
+  parts.pid.textContent = `pid ${one.pid ?? "–"}`;
   const used = one.memoryBytes / 1048576;
   parts.memory.textContent = used
-    ? `${used.toFixed(0)} of ${one.memoryMb} MB`
+    ? `${used.toFixed(0)} / ${one.memoryMb} MB`
     : `${one.memoryMb} MB`;
   const [first, ...others] = one.requestIds;
   parts.request.hidden = first === undefined;
@@ -170,7 +173,7 @@ function showInstance(one) {
 }
 
 function tickTile({ parts }, one) {
-  parts.since.textContent = ` ${duration(now() - Date.parse(one.since))}`;
+  parts.since.textContent = `${duration(now() - Date.parse(one.since))}`;
 }
 
 function makeTile(id) {
@@ -182,8 +185,9 @@ function makeTile(id) {
       type: "button",
       title: "Show its log",
     }),
-    pid: el("div", { class: "quiet" }),
-    memory: el("div", { class: "quiet" }),
+    memory: el("span", { class: "quiet" }),
+    pid: el("span", { class: "quiet" }),
+    served: el("span", { class: "quiet" }),
   };
   const act = (what, label, title) => {
     const button = el("button", { type: "button", title }, label);
@@ -195,25 +199,23 @@ function makeTile(id) {
     followRequest(parts.request.dataset.request);
     at("log").scrollIntoView({ block: "nearest" });
   });
+  const acts = el(
+    "span",
+    { class: "acts" },
+    act(
+      "recycle",
+      "Replace",
+      "Ends it in good order; a new one starts when needed",
+    ),
+    act("kill", "Kill", "Ends its process at once, as a crash does: 439"),
+  );
   const root = el(
     "article",
     { class: "tile" },
-    el("code", { class: "id" }, id),
-    parts.state,
-    parts.since,
-    el("div", {}, parts.request),
-    parts.pid,
-    parts.memory,
-    el(
-      "div",
-      { class: "acts" },
-      act(
-        "recycle",
-        "Replace",
-        "Ends it in good order; a new one starts when needed",
-      ),
-      act("kill", "Kill", "Ends its process at once, as a crash does: 439"),
-    ),
+    el("div", {}, parts.state, parts.since),
+    el("div", {}, el("code", { class: "quiet" }, id), parts.request),
+    el("div", {}, parts.memory, parts.pid),
+    el("div", {}, parts.served, acts),
   );
   return { root, parts };
 }
@@ -259,6 +261,9 @@ function showInvocation(one) {
     row = makeRow(one);
     rows.set(one.requestId, row);
     at("rows").prepend(row.root);
+    at("strip").append(row.bar);
+    if (at("strip").childElementCount > MAX_BARS)
+      at("strip").firstChild.remove();
     if (rows.size > MAX_ROWS) forgetOldest();
   }
   const { root, parts } = row;
@@ -283,10 +288,19 @@ function showInvocation(one) {
     ...(one.warnings.length > 0 ? [`⚠ ${one.warnings.length}`] : []),
   ].join(" · ");
   parts.closed.textContent = closedBy(one);
+  showBar(row, one);
   tickRow(row, one);
   if (parts.details.open) fillFacts(parts.facts, one, rules, followRequest);
   root.hidden = !isShown(one);
   at("no-rows").hidden = true;
+}
+
+/** Its bar in the strip: from 1 ms to about two hours in equal steps for each factor of ten. */
+function showBar({ bar, root }, one) {
+  bar.className = root.className;
+  bar.title = `${one.statusCode} ${one.functionName}: ${one.why}`;
+  const ms = Math.max(1, one.billing?.durationMs ?? 1);
+  bar.style.height = `${Math.min(100, 8 + (Math.log10(ms) / 7) * 92)}%`;
 }
 
 function closedBy(one) {
@@ -331,7 +345,12 @@ function makeRow(one) {
     const known = invocations.get(one.requestId);
     if (known) fillFacts(parts.facts, known, rules, followRequest);
   });
-  return { root: el("li", {}, parts.details), parts };
+  const bar = el("li");
+  bar.addEventListener("click", () => {
+    parts.details.open = true;
+    parts.details.scrollIntoView({ block: "nearest" });
+  });
+  return { root: el("li", {}, parts.details), bar, parts };
 }
 
 function forgetOldest() {
@@ -339,6 +358,7 @@ function forgetOldest() {
     if (isRunning(one)) continue;
     invocations.delete(id);
     rows.get(id)?.root.remove();
+    rows.get(id)?.bar.remove();
     rows.delete(id);
     return;
   }

@@ -11,12 +11,23 @@ import {
   type WhatIf,
 } from "./billing.js";
 import type { FunctionDescription } from "./function-description.js";
-import type { Instance } from "./instance.js";
 import type { Invocation } from "./invocation.js";
 import { presets, type Rules } from "./rules.js";
 import type { Watch } from "./watch.js";
 
-export type SeenInstance = Instance & { readonly provisioned?: boolean };
+/** What is shown of an instance. */
+export interface SeenInstance {
+  readonly id: string;
+  readonly functionName: string;
+  readonly pid: number | undefined;
+  readonly port: number;
+  readonly state: string;
+  readonly stateSince: number;
+  readonly startedAt: number;
+  readonly served: number;
+  readonly active: number;
+  readonly provisioned?: boolean;
+}
 
 export function viewInstances(
   watch: Watch,
@@ -31,14 +42,13 @@ export function viewInstances(
       ]);
   const memoryMb = new Map(watch.functions.map((f) => [f.name, f.memoryMb]));
   return instances.map((instance) => {
-    const state: string = instance.state;
     return {
       functionName: instance.functionName,
       instanceId: instance.id,
       pid: instance.pid ?? null,
-      state,
+      state: instance.state,
       since: iso(instance.stateSince),
-      frozen: state === "frozen",
+      frozen: instance.state === "frozen",
       provisioned: instance.provisioned ?? false,
       memoryMb: memoryMb.get(instance.functionName) ?? null,
       memoryBytes: watch.logs.memoryOf(instance.id),
