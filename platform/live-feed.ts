@@ -3,7 +3,7 @@
 
 import type { ServerResponse } from "node:http";
 import type { Invocation } from "./invocation.js";
-import type { LogFilter } from "./log-book.js";
+import type { LogBook, LogFilter } from "./log-book.js";
 import {
   asJson,
   platformLine,
@@ -34,7 +34,7 @@ const MAX_LOG_RECORDS = 300;
 
 /** Sends the log from `filter`'s first record on until the reader leaves. */
 export function followLog(
-  watch: Watch,
+  logs: LogBook,
   filter: LogFilter,
   format: LogFormat,
   past: readonly LogRecord[],
@@ -55,7 +55,7 @@ export function followLog(
   }
   res.flushHeaders();
   for (const record of past) res.write(`${writeRecord(record, format)}\n`);
-  res.once("close", watch.logs.follow(filter, hear));
+  res.once("close", logs.follow(filter, hear));
 }
 
 /** The stream of events for pages; it costs nothing while no page is open. */

@@ -137,7 +137,7 @@ export function createOwnApi<Instance extends Controlled>({
       res.end(
         past.map((record) => `${writeRecord(record, format)}\n`).join(""),
       );
-    else followLog(watch, filter, format, past, res);
+    else followLog(watch.logs, filter, format, past, res);
   }
 
   const changes: [RegExp, (instance: Instance) => void][] = [
