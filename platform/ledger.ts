@@ -29,8 +29,8 @@ const IDLE_STATUS = 455;
 export interface BilledInstance {
   readonly id: string;
   readonly functionName: string;
-  /** Kept ready by order of the owner, who pays for its waiting [WS-BILL-7]. */
-  readonly provisioned?: boolean;
+  /** It waits now because its owner ordered it, who pays for that [WS-BILL-7]. */
+  readonly isProvisioned?: boolean;
 }
 
 /** One instance as the bill sees it. Of invocations that overlap, one is billed: the payer. */
@@ -74,7 +74,7 @@ export class Ledger implements InvocationListener {
   /** An instance can serve from now on. */
   instanceReady(instance: BilledInstance): void {
     const account = this.#account(instance.id, instance.functionName, instance);
-    if (account.active.size === 0) account.idleSince = this.#now();
+    if (account.active.size === 0) startIdle(account, this.#now());
   }
 
   instanceGone(instance: BilledInstance): void {
@@ -122,7 +122,7 @@ export class Ledger implements InvocationListener {
         open.milliseconds += ms;
         open.megabyteMs += ms * memoryMb;
       }
-      if (idleSince !== undefined && account.instance?.provisioned === true)
+      if (idleSince !== undefined)
         open.idleMegabyteMs += span(idleSince, now) * memoryMb;
     }
     return sum(total, open);
@@ -197,7 +197,7 @@ export class Ledger implements InvocationListener {
     }
     if (active.size > 0) return;
     if (account.gone) this.#accounts.delete(invocation.instanceId ?? "");
-    else account.idleSince = endedAt;
+    else startIdle(account, endedAt);
   }
 
   #refused(invocation: Invocation): void {
@@ -206,9 +206,9 @@ export class Ledger implements InvocationListener {
   }
 
   #stopIdle(account: Account, now: number): void {
-    const { idleSince, tally, memoryMb, instance } = account;
+    const { idleSince, tally, memoryMb } = account;
     account.idleSince = undefined;
-    if (idleSince === undefined || instance?.provisioned !== true) return;
+    if (idleSince === undefined) return;
     tally.idleMegabyteMs += span(idleSince, now) * memoryMb;
   }
 
@@ -246,6 +246,10 @@ export class Ledger implements InvocationListener {
   #now(): number {
     return this.#options.clock.now();
   }
+}
+
+function startIdle(account: Account, now: number): void {
+  if (account.instance?.isProvisioned === true) account.idleSince = now;
 }
 
 /** From now on this one is billed for the instance; not for what came before its own begin. */

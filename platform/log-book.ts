@@ -29,8 +29,8 @@ export interface LoggedInstance {
   readonly functionName: string;
   readonly pid: number | undefined;
   readonly startedAt: number;
-  readonly spawnedAt: number | undefined;
-  readonly initialisingAt: number | undefined;
+  readonly spawnedAt?: number | undefined;
+  readonly initialisingAt?: number | undefined;
   readonly readyAt: number | undefined;
 }
 

@@ -4,9 +4,6 @@ import { bytes, clockTime, count, duration, el, money } from "./page-parts.js";
 
 /** Fills the list anew. `followRequest` shows the log of a request. */
 export function fillFacts(list, one, { rules }, followRequest) {
-  const from = one.establishedAt ?? one.startedAt;
-  const end = one.endedAt ?? new Date().toISOString();
-  const seconds = Math.max(1, (Date.parse(end) - Date.parse(from)) / 1000);
   const { counters, billing } = one;
   const log = el("button", { type: "button" }, "Show its log");
   log.addEventListener("click", () => followRequest(one.requestId));
@@ -32,22 +29,7 @@ export function fillFacts(list, one, { rules }, followRequest) {
       "from the function",
       `${count(counters.serverMessages)} messages, ${bytes(counters.serverBytes)}`,
     ),
-    ...(one.establishedAt === null
-      ? []
-      : [
-          gauge(
-            "client's messages a second, on average",
-            counters.clientMessages / seconds,
-            rules.messagesPerSecond,
-            (value) => value.toFixed(1),
-          ),
-          gauge(
-            "client's bytes a second, on average",
-            counters.clientBytes / seconds,
-            rules.bytesPerSecond,
-            bytesRounded,
-          ),
-        ]),
+    ...(one.establishedAt === null ? [] : gauges(one, rules)),
     fact(
       "bill",
       billing
@@ -56,8 +38,40 @@ export function fillFacts(list, one, { rules }, followRequest) {
         : "not executed, so not billed",
     ),
     ...one.warnings.map((text) => wide("warning", text)),
+    ...(one.exit?.stderr?.length > 0
+      ? [
+          wide(
+            "last words of the process",
+            el("pre", {}, one.exit.stderr.join("\n")),
+          ),
+        ]
+      : []),
     wide("", log),
   );
+}
+
+/** The client's rates beside their limits: the busiest second where it was measured, else the average. */
+function gauges(one, rules) {
+  const from = Date.parse(one.establishedAt);
+  const end = one.endedAt === null ? Date.now() : Date.parse(one.endedAt);
+  const seconds = Math.max(1, (end - from) / 1000);
+  const peak = one.meter?.client;
+  const { clientMessages, clientBytes } = one.counters;
+  const when = peak ? "in the busiest second" : "a second, on average";
+  return [
+    gauge(
+      `client's messages ${when}`,
+      peak?.peakMessagesPerSecond ?? clientMessages / seconds,
+      rules.messagesPerSecond,
+      (value) => String(Number(value.toFixed(1))),
+    ),
+    gauge(
+      `client's bytes ${when}`,
+      peak?.peakBytesPerSecond ?? clientBytes / seconds,
+      rules.bytesPerSecond,
+      bytesRounded,
+    ),
+  ];
 }
 
 const bytesRounded = (value) => bytes(Math.round(value));

@@ -22,11 +22,11 @@ export interface SeenInstance {
   readonly pid: number | undefined;
   readonly port: number;
   readonly state: string;
-  readonly stateSince: number;
+  readonly stateSince?: number;
   readonly startedAt: number;
   readonly served: number;
   readonly active: number;
-  readonly provisioned?: boolean;
+  readonly isProvisioned?: boolean;
 }
 
 export function viewInstances(
@@ -47,9 +47,9 @@ export function viewInstances(
       instanceId: instance.id,
       pid: instance.pid ?? null,
       state: instance.state,
-      since: iso(instance.stateSince),
+      since: iso(instance.stateSince ?? instance.startedAt),
       frozen: instance.state === "frozen",
-      provisioned: instance.provisioned ?? false,
+      provisioned: instance.isProvisioned ?? false,
       memoryMb: memoryMb.get(instance.functionName) ?? null,
       memoryBytes: watch.logs.memoryOf(instance.id),
       port: instance.port,

@@ -237,7 +237,11 @@ t.test(
   (t) => {
     for (const provisioned of [false, true]) {
       const { book, connect, wait, ledger } = account();
-      const instance = { id: "i1", functionName: "ws", provisioned };
+      const instance = {
+        id: "i1",
+        functionName: "ws",
+        isProvisioned: provisioned,
+      };
       ledger.instanceReady(instance);
       wait(600_000);
       const invocation = connect("i1");

@@ -46,7 +46,7 @@ async function serve(t: Test, rules: Partial<Rules> = {}) {
     startedAt: 1_000,
     served: 1,
     active: 0,
-    provisioned: true,
+    isProvisioned: true,
     kill: () => void done.push("kill"),
   };
   const server = createServer(
