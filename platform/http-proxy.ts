@@ -126,6 +126,9 @@ export function createHttpProxy(options: HttpProxyOptions): HttpProxy {
         ending = { cause: "dropped", by: "server" };
         res.destroy(); // a truncated answer must look truncated
       });
+      answer.on("data", (chunk: Buffer) => {
+        invocation.answerBytes += chunk.length;
+      });
       passAnswer(answer, res);
     });
     upstream.once("error", (error: NodeJS.ErrnoException) => {

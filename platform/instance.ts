@@ -64,12 +64,18 @@ export class Instance {
   readonly ready: Promise<void>;
   /** Resolves when the process has ended, however it came to that. */
   readonly exited: Promise<Exit>;
+  /** Clock time when its process was started. */
+  spawnedAt: number | undefined;
+  /** Clock time when its process had started to run the bootstrap. */
+  initialisingAt: number | undefined;
   /** Clock time when it became ready. */
   readyAt: number | undefined;
   /** Clock time of its first invocation. */
   firstServedAt: number | undefined;
   /** Clock time of its end. */
   goneAt: number | undefined;
+  /** Clock time of its last change of state. */
+  stateSince = 0;
   /** Clock time since when it serves nothing. */
   idleSince = 0;
   /** Invocations it has begun to serve. */
@@ -183,6 +189,7 @@ export class Instance {
       { functionName: this.functionName, instanceId: this.id, pid: this.pid },
       `instance ${this.#state} -> ${next}`,
     );
+    this.stateSince = this.#options.clock.now();
     this.#state = next;
     if (next === "gone") this.goneAt = this.#options.clock.now();
   }
@@ -244,7 +251,9 @@ export class Instance {
   ): Promise<void> {
     const { clock, description } = this.#options;
     const seconds = description.initTimeoutSeconds;
+    this.spawnedAt = clock.now();
     const child = this.#spawn(deployment, report);
+    this.initialisingAt = clock.now();
     const startFailed = child.startFailed.catch((error: Error) => {
       throw new StartError(
         445,

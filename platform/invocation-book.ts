@@ -2,9 +2,16 @@
 // of HTTP requests do not push out the few connections.
 
 import type { Clock } from "./clock.js";
-import { Invocation, type InvocationRecord } from "./invocation.js";
+import { Invocation, type InvocationState } from "./invocation.js";
 import type { Log } from "./logs.js";
 import { judge, type Ending, type Reading, type Verdict } from "./verdict.js";
+
+/** Whoever follows what happens. Called on the way of every request: nothing may be formatted or waited for there. */
+export interface InvocationListener {
+  begun(invocation: Invocation): void;
+  /** It has another state than `from`. */
+  stepped(invocation: Invocation, from: InvocationState): void;
+}
 
 export class InvocationBook {
   readonly #running = new Set<Invocation>();
@@ -12,21 +19,25 @@ export class InvocationBook {
   readonly #kept: number;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #listeners: readonly InvocationListener[];
 
   /** Keeps the last `kept` ended invocations of each function. */
-  constructor(kept: number, clock: Clock, log: Log) {
+  constructor(
+    kept: number,
+    clock: Clock,
+    log: Log,
+    listeners: readonly InvocationListener[] = [],
+  ) {
     this.#kept = kept;
     this.#clock = clock;
     this.#log = log;
+    this.#listeners = listeners;
   }
 
   begin(functionName: string): Invocation {
-    const invocation = new Invocation(
-      functionName,
-      this.#clock.now(),
-      this.#log,
-    );
+    const invocation = new Invocation(functionName, this.#clock, this.#stepped);
     this.#running.add(invocation);
+    for (const listener of this.#listeners) listener.begun(invocation);
     return invocation;
   }
 
@@ -49,13 +60,28 @@ export class InvocationBook {
     return verdict;
   }
 
-  /** Newest first. */
-  list(maxMessageBytes: number): InvocationRecord[] {
+  get running(): ReadonlySet<Invocation> {
+    return this.#running;
+  }
+
+  /** All that are remembered, newest first. */
+  all(): Invocation[] {
     const all = [...this.#running];
     for (const ring of this.#ended.values()) all.push(...ring.items);
-    all.sort((a, b) => b.startedAt - a.startedAt);
-    return all.map((invocation) => invocation.record(maxMessageBytes));
+    // In the same millisecond the order in which they came decides.
+    return all.sort(
+      (a, b) => b.startedAt - a.startedAt || b.marks.begun - a.marks.begun,
+    );
   }
+
+  readonly #stepped = (invocation: Invocation, from: InvocationState): void => {
+    const { functionName, requestId, state } = invocation;
+    this.#log.debug(
+      { functionName, requestId },
+      `invocation ${from} -> ${state}`,
+    );
+    for (const listener of this.#listeners) listener.stepped(invocation, from);
+  };
 }
 
 /** The last `size` items, in no order. */

@@ -4,8 +4,9 @@
 //        └──────────┴───────────┴────────────┴───────▲
 
 import { randomUUID } from "node:crypto";
+import type { Clock } from "./clock.js";
 import type { FrameReader } from "./frames.js";
-import type { Log } from "./logs.js";
+import type { InitParts } from "./log-record.js";
 import type { Meter, Traffic } from "./traffic.js";
 import type { Exit, Initiator, Verdict } from "./verdict.js";
 
@@ -36,8 +37,21 @@ export interface InvocationRecord {
   /** Of a WebSocket; null for HTTP [WS-LIM-1..3]. */
   readonly meter: Meter | null;
   readonly warnings: readonly string[];
-  /** From establishment to end, null for what was never established or still runs. */
-  readonly billing: { readonly durationMs: number } | null;
+  /** What it costs, so far if it still runs; null for what was refused before anything was executed [WS-BILL-6]. */
+  readonly billing: InvocationBill | null;
+}
+
+export interface InvocationBill {
+  /** From establishment to end [WS-BILL-3]; of what was not established, from its hand-over to the instance. */
+  readonly durationMs: number;
+  /** The same without the time in which another invocation was billed for this instance. */
+  readonly billedMs: number;
+  readonly memoryMb: number;
+  /** Exact, as a decimal number. */
+  readonly gbSeconds: string;
+  readonly egressBytes: number;
+  readonly cost: string;
+  readonly currency: string;
 }
 
 /** Complete data messages, and the payload bytes of data frames as they were on the wire. */
@@ -48,36 +62,82 @@ export interface Counters {
   readonly serverBytes: number;
 }
 
+/** Places in the order of everything that is logged, and how many lines it printed. */
+export interface LogMarks {
+  begun: number;
+  dispatched: number;
+  ended: number;
+  printed: number;
+  /** Memory of its instance at its end, bytes. */
+  memoryBytes: number;
+  /** What its cold start was made of. */
+  init: InitParts | undefined;
+}
+
+/** Hears of each step of an invocation after it was taken. */
+export type OnStep = (invocation: Invocation, from: InvocationState) => void;
+
 export class Invocation {
   readonly requestId = randomUUID();
   readonly functionName: string;
   readonly startedAt: number;
   instanceId: string | null = null;
   coldStart = false;
+  dispatchedAt: number | undefined;
   establishedAt: number | undefined;
   endedAt: number | undefined;
   /** What the client sent and what the function sent; absent for HTTP. */
   frames: { client: FrameReader; server: FrameReader } | undefined;
   /** How fast it was, and what was too much. */
   traffic: Traffic | undefined;
+  /** Bytes of an answer's body that were sent to the client. */
+  answerBytes = 0;
+  /** Billed time without overlaps, set when it has ended. */
+  billedMs = 0;
+  /** What the log knows of it besides its lines. */
+  readonly marks: LogMarks = {
+    begun: 0,
+    dispatched: 0,
+    ended: 0,
+    printed: 0,
+    memoryBytes: 0,
+    init: undefined,
+  };
 
-  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #onStep: OnStep;
   #state: InvocationState = "accepted";
   #verdict: Verdict | undefined;
 
-  constructor(functionName: string, startedAt: number, log: Log) {
+  constructor(functionName: string, clock: Clock, onStep: OnStep) {
     this.functionName = functionName;
-    this.startedAt = startedAt;
-    this.#log = log;
+    this.startedAt = clock.now();
+    this.#clock = clock;
+    this.#onStep = onStep;
   }
 
   get state(): InvocationState {
     return this.#state;
   }
 
+  get verdict(): Verdict | undefined {
+    return this.#verdict;
+  }
+
+  /** What the platform shows now: 202 while it runs [WS-LIFE-2]. */
+  get statusCode(): number {
+    return this.#verdict?.statusCode ?? RUNNING;
+  }
+
+  /** What the function sent to its client. */
+  get egressBytes(): number {
+    return this.answerBytes + (this.frames?.server.bytes ?? 0);
+  }
+
   dispatched(instanceId: string, coldStart: boolean): void {
     this.instanceId = instanceId;
     this.coldStart = coldStart;
+    this.dispatchedAt = this.#clock.now();
     this.#setState("dispatched");
   }
 
@@ -96,7 +156,10 @@ export class Invocation {
     this.#setState("ended");
   }
 
-  record(maxMessageBytes: number): InvocationRecord {
+  record(
+    maxMessageBytes: number,
+    billing: InvocationBill | null,
+  ): InvocationRecord {
     const { establishedAt, endedAt } = this;
     const verdict = this.#verdict;
     return {
@@ -110,7 +173,7 @@ export class Invocation {
       endedAt: isoOrNull(endedAt),
       closeInitiator: verdict?.closeInitiator ?? "none",
       closeCode: verdict?.closeCode ?? null,
-      statusCode: verdict?.statusCode ?? RUNNING,
+      statusCode: this.statusCode,
       statusMessage: verdict?.statusMessage ?? "Running",
       why: verdict?.why ?? "It is still running.",
       exit: verdict?.exit ?? null,
@@ -125,10 +188,7 @@ export class Invocation {
         ...this.#warnings(maxMessageBytes),
         ...(this.traffic?.warnings() ?? []),
       ],
-      billing:
-        establishedAt === undefined || endedAt === undefined
-          ? null
-          : { durationMs: endedAt - establishedAt },
+      billing,
     };
   }
 
@@ -148,11 +208,9 @@ export class Invocation {
   }
 
   #setState(next: InvocationState): void {
-    this.#log.debug(
-      { functionName: this.functionName, requestId: this.requestId },
-      `invocation ${this.#state} -> ${next}`,
-    );
+    const from = this.#state;
     this.#state = next;
+    this.#onStep(this, from);
   }
 }
 

@@ -104,6 +104,7 @@ async function run(
     const port = await platform.start();
     if (given.folder === undefined) await announcePair(port);
     else announce(functions, port, tls !== undefined);
+    announceOwn(port, platform.token);
     say(`ready http://127.0.0.1:${port}`);
   } catch (error) {
     if (stopping) return;
@@ -133,7 +134,14 @@ function announce(
     say(`${name}${scheme}${address}`);
     if (isSecure) say(`${name}${scheme}s${address}`);
   }
-  say(`watch       curl http://127.0.0.1:${port}/_platform/invocations`);
+}
+
+/** Where to look at what happens. */
+function announceOwn(port: number, token: string): void {
+  const own = `http://127.0.0.1:${port}/_platform`;
+  say(`watch       ${own}/?token=${token}`);
+  say(`calls       curl ${own}/invocations`);
+  say(`logs        curl -N '${own}/logs?follow=1'`);
 }
 
 /** Prints the addresses, and a listener and a push that find each other when copied as they are. */
@@ -141,7 +149,6 @@ async function announcePair(port: number): Promise<void> {
   const origin = `http://127.0.0.1:${port}`;
   say(`page        ${origin}/`);
   say(`WebSocket   ws://127.0.0.1:${port}/ws`);
-  say(`watch       curl ${origin}/_platform/invocations`);
   const prepared = await prepareConnection(origin);
   if (prepared) {
     const { connectionId, url } = prepared;

@@ -13,15 +13,16 @@ import { createGateway, type Gateway, type Route } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
 import { faultOf, type InitFault } from "./init-faults.js";
 import { Instance } from "./instance.js";
-import { InvocationBook } from "./invocation-book.js";
 import { defaultLimits, type Limits } from "./limits.js";
 import { silentLog, type Log, type PrintedLine } from "./logs.js";
 import { createOwnApi } from "./own-api.js";
+import { Guard } from "./own-guard.js";
 import { isFree } from "./ports.js";
 import { Reaper } from "./reaper.js";
 import { Region } from "./region.js";
 import { presets, type PresetName, type Rules } from "./rules.js";
 import { Pool } from "./scheduler.js";
+import { Watch } from "./watch.js";
 import { serveWebSocket } from "./ws-proxy.js";
 
 /** A function and where it is reached. */
@@ -61,6 +62,8 @@ export interface PlatformOptions {
   readonly initFaults?: readonly InitFault[];
   /** What shall go wrong on connections, for tests. Default: nothing. */
   readonly faults?: readonly Fault[];
+  /** Another price book than the one that comes with the platform. */
+  readonly priceBookFile?: string;
   /** Default: says nothing. */
   readonly log?: Log;
   /** Gets each line the functions print. Default: dropped. */
@@ -100,10 +103,11 @@ export class Platform {
   readonly #folder: string;
   readonly #reaper: Reaper;
   readonly #region: Region;
-  readonly #book: InvocationBook;
   readonly #faults: FaultPlan;
   readonly #services: readonly Service[];
   readonly #gateway: Gateway;
+  readonly #watch: Watch;
+  readonly #guard = new Guard();
   #closed: Promise<void> | undefined;
 
   constructor(options: PlatformOptions) {
@@ -113,7 +117,7 @@ export class Platform {
       ...presets[options.preset ?? "documented"],
       ...options.rules,
     };
-    const { timeScale, maxMessageBytes } = this.#rules;
+    const { timeScale } = this.#rules;
     this.#clock =
       options.clock ?? (timeScale === 1 ? realClock : scaledClock(timeScale));
     this.#log = options.log ?? silentLog;
@@ -121,20 +125,33 @@ export class Platform {
     this.#reaper = new Reaper(this.#folder);
     this.#faults = new FaultPlan(options.faults);
     this.#region = new Region(this.#rules, this.#clock);
-    this.#book = new InvocationBook(
-      this.#limits.invocationsKept,
-      this.#clock,
-      this.#log,
-    );
+    this.#watch = new Watch({
+      functions: options.functions.map(({ description }) => description),
+      rules: this.#rules,
+      invocationsKept: this.#limits.invocationsKept,
+      priceBookFile: options.priceBookFile,
+      clock: this.#clock,
+      log: this.#log,
+    });
     this.#services = options.functions.map((setup) => this.#serve(setup));
     this.#gateway = createGateway({
       routes: this.#services.map(({ route }) => route),
       own: createOwnApi({
-        invocations: () => this.#book.list(maxMessageBytes),
+        watch: this.#watch,
+        guard: this.#guard,
         instances: () => this.#services.flatMap(({ pool }) => pool.list()),
+        recycle: (instance) =>
+          this.#services
+            .find(({ pool }) => pool.list().includes(instance))
+            ?.pool.recycle(instance),
       }),
       tls: options.tls,
     });
+  }
+
+  /** Of this start: what the page and every change need. */
+  get token(): string {
+    return this.#guard.token;
   }
 
   /**
@@ -180,7 +197,7 @@ export class Platform {
     const rules = this.#rules;
     const clock = this.#clock;
     const limits = this.#limits;
-    const book = this.#book;
+    const { book } = this.#watch;
     const http: { proxy?: HttpProxy } = {};
     const pool = new Pool({
       description,
@@ -249,8 +266,8 @@ export class Platform {
       deployed.catch(() => (deployed = undefined));
       return deployed;
     };
-    return (isProvisioned: boolean) =>
-      new Instance({
+    return (isProvisioned: boolean) => {
+      const instance = new Instance({
         description,
         isProvisioned,
         deploy: deployOnce,
@@ -260,8 +277,13 @@ export class Platform {
         fault: faultOf(initFaults, description.name, ++count),
         clock: this.#clock,
         log: this.#log,
-        print,
+        print: (line) => {
+          this.#watch.printed(line);
+          print(line);
+        },
       });
+      return this.#watch.instance(instance);
+    };
   }
 
   async #ready({ setup, pool }: Service): Promise<void> {
@@ -338,6 +360,8 @@ function asPlatformError(error: unknown, port: number): PlatformError {
 /** A platform that runs. */
 export interface RunningPlatform {
   readonly port: number;
+  /** Of this start: what the page and every change need. */
+  readonly token: string;
   close(): Promise<void>;
   kill(): void;
 }
@@ -350,6 +374,7 @@ export async function startPlatform(
   const port = await platform.start();
   return {
     port,
+    token: platform.token,
     close: () => platform.close(),
     kill: () => platform.kill(),
   };

@@ -186,6 +186,11 @@ export class Pool implements Tenant {
     });
   }
 
+  /** Somebody at the page wants this instance replaced; whatever it serves goes through its orderly end. */
+  recycle(instance: Instance): void {
+    this.#retire(instance);
+  }
+
   /** Ends every instance: SIGTERM, after `graceMs` SIGKILL; frozen ones have nothing to say. Nothing starts any more. */
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;

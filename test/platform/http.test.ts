@@ -195,7 +195,7 @@ t.test("one platform", async (t) => {
         );
       t.equal((await fetchPlain(port, page, { method: "DELETE" })).status, 405);
       t.equal((await fetchPlain(port, "/_platform/other")).status, 404);
-      t.equal((await fetchPlain(port, "/_platform")).status, 404);
+      t.equal((await fetchPlain(port, "/_platform")).status, 401);
     },
   );
 

@@ -28,8 +28,9 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 /** A built tree in miniature: the platform's files without their types, and the fixtures in place of the functions. */
 function buildTree(t: Test): string {
   const tree = t.testdir();
+  const files = readdirSync(join(root, "platform"));
   const sources = [
-    ...readdirSync(join(root, "platform")).map((name) => `platform/${name}`),
+    ...files.map((name) => `platform/${name}`),
     "shared/errors.ts",
     "shared/logging.ts",
   ];
@@ -48,6 +49,8 @@ function buildTree(t: Test): string {
     );
     writeFileSync(join(tree, source.replace(/\.ts$/, ".js")), outputText);
   }
+  for (const name of files.filter((name) => !name.endsWith(".ts")))
+    cpSync(join(root, "platform", name), join(tree, "platform", name));
   cpSync(directoryOf("http"), join(tree, "http-fn"), { recursive: true });
   cpSync(directoryOf("ws"), join(tree, "ws-fn"), { recursive: true });
   for (const name of ["http-fn", "ws-fn"])
