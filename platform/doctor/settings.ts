@@ -8,6 +8,7 @@ import { isFile } from "./files.js";
 import { finding, type Finding, type RuleName } from "./finding.js";
 
 const NAME = "serverless.yml";
+const MIN_IDLE_SECONDS = 10;
 const MAX_TIMEOUT_SECONDS = 900;
 const MAX_ENVIRONMENT_BYTES = 4_096;
 const RESERVED = /^(SCF|QCLOUD|TENCENTCLOUD)_/i;
@@ -79,15 +80,15 @@ export function readSettings(folder: string): Settings {
   if (isWebSocket) {
     const idlePath = ["inputs", "protocolParams", "wsParams", "idleTimeOut"];
     const idle = seconds(...idlePath);
-    if (idle !== undefined && !(idle >= 10 && idle <= 7_200))
+    if (idle !== undefined && !(idle >= MIN_IDLE_SECONDS && idle <= 7_200))
       add("idle-timeout-range", lineOf(...idlePath), `idleTimeOut: ${idle}`);
     if (read("inputs", "timeout") === undefined)
       add("timeout-default", timeoutLine, "no timeout");
-    else if (timeout !== undefined && idle !== undefined && timeout < idle)
+    else if (timeout !== undefined && timeout < (idle ?? MIN_IDLE_SECONDS))
       add(
         "timeout-below-idle",
         timeoutLine,
-        `timeout: ${timeout}, idleTimeOut: ${idle}`,
+        `timeout: ${timeout}, idleTimeOut: ${idle ?? `at least ${MIN_IDLE_SECONDS}`}`,
       );
   }
   if (timeout !== undefined && timeout > MAX_TIMEOUT_SECONDS)

@@ -1,11 +1,11 @@
 // What becomes of a registration in the chat over Redis: screening before it, clean-up after it, and its lease when
 // nobody is left to clean up. Real processes, one member in each, as the platform would have it.
 
-import t, { type Test } from "tap";
+import t from "tap";
 
 import { join, Member } from "../fixtures/chat-member.js";
 import { startOnNode } from "../fixtures/examples.js";
-import { singleRedis, type TestRedis } from "../fixtures/redis.js";
+import { singleRedis } from "../fixtures/redis.js";
 import { until } from "../fixtures/until.js";
 
 /** Short: it ends while the test looks on. Long: only a clean-up could end it. */
@@ -13,43 +13,46 @@ const SHORT = "1500";
 const LONG = "3600000";
 const LEASE_MS = 30_000;
 
-async function startInstance(t: Test, redis: TestRedis, lease = LONG) {
-  return startOnNode(t, "chat-over-redis", {
+const redis = await singleRedis(t);
+const startInstance = (lease = LONG) =>
+  startOnNode(t, "chat-over-redis", {
     REDIS_URL: redis.url,
     CHAT_LEASE_MS: lease,
   });
-}
+const [here, there] = await Promise.all([startInstance(), startInstance()]);
 
-async function registered(redis: TestRedis): Promise<string[]> {
+async function registered(): Promise<string[]> {
   const keys = await redis.cli("KEYS", "chat:member:*");
-  return Array.isArray(keys) ? keys.map(String) : [];
+  return Array.isArray(keys) ? keys.map(String).sort() : [];
 }
 
-const keyOf = (id: string) => `chat:member:${id}`;
+/** The keys of these members, as `registered` gives them. */
+const keysOf = (...members: { id: string }[]) =>
+  members.map(({ id }) => `chat:member:${id}`).sort();
+
+const isEmpty = () =>
+  until(async () => (await registered()).length === 0, {
+    ms: LEASE_MS,
+    message: "nobody is registered",
+  });
+
+t.beforeEach(async () => {
+  await redis.cli("FLUSHALL"); // those of the last test are gone, their leases may not be
+});
 
 void t.test(
   "SCN-CHAT-1: a member is registered on connect, a refused visitor never",
   async (t) => {
-    const redis = await singleRedis(t);
-    const instance = await startInstance(t, redis);
-    const ann = await join(t, instance.url, "Ann");
-    const bob = await join(t, instance.url, "Bob");
-    const refused = new Member(t, instance.url, "");
+    const ann = await join(t, here.url, "Ann");
+    const bob = await join(t, here.url, "Bob");
+    const refused = new Member(t, here.url, "");
     await refused.closed;
     t.equal(refused.refusal, 400);
-    t.same(
-      (await registered(redis)).sort(),
-      [keyOf(ann.id), keyOf(bob.id)].sort(),
-    );
+    t.same(await registered(), keysOf(ann, bob));
   },
 );
 
 void t.test("SCN-CHAT-2: members of two instances meet", async (t) => {
-  const redis = await singleRedis(t);
-  const [here, there] = await Promise.all([
-    startInstance(t, redis),
-    startInstance(t, redis),
-  ]);
   const ann = await join(t, here.url, "Ann");
   const bob = await join(t, there.url, "Bob");
   await ann.hears("joined", ({ id }) => id === bob.id);
@@ -60,24 +63,20 @@ void t.test("SCN-CHAT-2: members of two instances meet", async (t) => {
 });
 
 void t.test("SCN-CHAT-3: who disconnects is deleted at once", async (t) => {
-  const redis = await singleRedis(t);
-  const instance = await startInstance(t, redis);
-  const ann = await join(t, instance.url, "Ann");
+  const ann = await join(t, here.url, "Ann"); // with a lease of an hour
   ann.socket.close(1000);
-  await until(async () => (await registered(redis)).length === 0);
+  await isEmpty();
   t.equal(await redis.cli("SCARD", "chat:members"), 0);
 });
 
 void t.test(
   "SCN-CHAT-3: after kill -9 the registration ends with its lease, and only with it",
   async (t) => {
-    const redis = await singleRedis(t);
-    const [observed, short, long] = await Promise.all([
-      startInstance(t, redis),
-      startInstance(t, redis, SHORT),
-      startInstance(t, redis, LONG),
+    const [short, long] = await Promise.all([
+      startInstance(SHORT),
+      startInstance(LONG),
     ]);
-    const ann = await join(t, observed.url, "Ann");
+    const ann = await join(t, here.url, "Ann");
     const bob = await join(t, short.url, "Bob");
     const cleo = await join(t, long.url, "Cleo");
     await ann.hears("joined", ({ id }) => id === bob.id);
@@ -92,23 +91,18 @@ void t.test(
     await ann.hears("left", ({ id }) => id === bob.id);
     // Without a lease that ends, a killed member would stay for ever.
     t.same(await ann.members(), ["Ann", "Cleo"]);
-    t.same(
-      (await registered(redis)).sort(),
-      [keyOf(ann.id), keyOf(cleo.id)].sort(),
-    );
+    t.same(await registered(), keysOf(ann, cleo));
   },
 );
 
 void t.test(
   "SCN-CHAT-3: frozen as its connection ends, an instance cannot clean up, and the lease does",
   async (t) => {
-    const redis = await singleRedis(t);
-    const [observed, short, long] = await Promise.all([
-      startInstance(t, redis),
-      startInstance(t, redis, SHORT),
-      startInstance(t, redis, LONG),
+    const [short, long] = await Promise.all([
+      startInstance(SHORT),
+      startInstance(LONG),
     ]);
-    const ann = await join(t, observed.url, "Ann");
+    const ann = await join(t, here.url, "Ann");
     const bob = await join(t, short.url, "Bob");
     const cleo = await join(t, long.url, "Cleo");
     await ann.hears("joined", ({ id }) => id === bob.id);
@@ -141,22 +135,16 @@ void t.test(
 void t.test(
   "a member who was away for longer than the lease is sent away with 1011",
   async (t) => {
-    const redis = await singleRedis(t);
-    const instance = await startInstance(t, redis, SHORT);
+    const instance = await startInstance(SHORT);
     const ann = await join(t, instance.url, "Ann");
     instance.process.kill("SIGSTOP");
-    await until(async () => (await registered(redis)).length === 0, {
-      ms: LEASE_MS,
-      message: "the lease is over",
-    });
+    await isEmpty();
     instance.process.kill("SIGCONT");
     t.equal(await ann.closed, 1011);
   },
 );
 
 void t.test("SCN-MIX-3: without Redis a visitor is told 1011", async (t) => {
-  const redis = await singleRedis(t);
   await redis.stop();
-  const instance = await startInstance(t, redis);
-  t.equal(await new Member(t, instance.url, "Ann").closed, 1011);
+  t.equal(await new Member(t, here.url, "Ann").closed, 1011);
 });

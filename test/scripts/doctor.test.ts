@@ -334,6 +334,15 @@ fs.promises.writeFile(\`\${__dirname}/a\`, "");
     finds: ["timeout-below-idle serverless.yml:11"],
   },
   {
+    what: "the execution timeout is below any idle timeout",
+    files: {
+      "serverless.yml": SOUND["serverless.yml"]
+        ?.replace("      idleTimeOut: 60\n", "      {}\n")
+        .replace("timeout: 600", "timeout: 9"),
+    },
+    finds: ["timeout-below-idle serverless.yml:11"],
+  },
+  {
     what: "the execution timeout needs another quota",
     files: settings("timeout: 600", "timeout: 901"),
     finds: ["timeout-above-quota serverless.yml:11"],
