@@ -249,7 +249,8 @@ export class Platform {
   /** Makes the instances of one function. Its folder is made ready once; as long as that fails, each time again. */
   #creator({ description, env: more }: FunctionSetup) {
     const { env, initFaults = [], print = () => {} } = this.#options;
-    const all = { ...env, ...description.environment, ...more };
+    // Whoever starts it can replace a value of the file, as one would in the console.
+    const all = { ...description.environment, ...env, ...more };
     let deployed: Promise<Deployment> | undefined;
     let count = 0;
     const deployOnce = () => {

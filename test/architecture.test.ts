@@ -126,6 +126,7 @@ void t.test("each library has one owner", (t) => {
     jose: (file) => file === "shared/tokens.ts",
     pino: (file) => file === "shared/logging.ts",
     ajv: (file) => file === "http-fn/contract.ts",
+    typescript: (file) => file.startsWith("scripts/doctor/"),
   };
   for (const file of sources.keys())
     for (const imported of importsOf(file)) {
@@ -145,6 +146,24 @@ void t.test("the client imports nothing at run time", (t) => {
         t.fail(`${file} imports ${imported}`);
   }
   t.pass("a browser can load it as it is");
+  t.end();
+});
+
+void t.test("an example imports packages and its own files only", (t) => {
+  const files = readdirSync("examples", { recursive: true })
+    .map((name) => join("examples", String(name)))
+    .filter((name) => /\.[mc]?js$/.test(name) && !/node_modules/.test(name));
+  t.not(files.length, 0, "there are examples");
+  for (const file of files) {
+    const home = file.split("/").slice(0, 2).join("/");
+    const text = readFileSync(file, "utf8");
+    for (const { fileName } of ts.preProcessFile(text, true, true)
+      .importedFiles) {
+      const path = join(dirname(file), fileName);
+      if (fileName.startsWith(".") && !path.startsWith(`${home}/`))
+        t.fail(`${file} imports ${fileName}`);
+    }
+  }
   t.end();
 });
 
