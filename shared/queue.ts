@@ -238,13 +238,13 @@ export class DeliveryQueues {
     const blocking = this.#redis.openBlocking();
     const factory = ((name: string) => {
       const sibling = patient(root.forQueue(name) as RedisQueueBackend);
-      const connection = new RedisConnection(blocking, {
+      const own = new RedisConnection(blocking, {
         shared: true,
         blocking: true,
       });
-      // The link says it already; without a listener a lost connection would end the process.
-      connection.on("error", () => undefined);
-      sibling.blockingConnection = connection;
+      // The link logs it already; without a listener a reset (RST, not FIN) of this one socket ends the process.
+      own.on("error", () => undefined);
+      sibling.blockingConnection = own;
       return sibling;
     }) as BackendFactory<RedisQueueBackend>;
     const worker = new Worker<ScheduledJob>(

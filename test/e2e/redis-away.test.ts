@@ -6,6 +6,7 @@ import t, { type Test } from "tap";
 import { startApplication } from "../fixtures/application.js";
 import { backendOf, type Backend } from "../fixtures/backend.js";
 import { startHttpFn, startWsFn } from "../fixtures/processes.js";
+import { startProxy } from "../fixtures/proxy.js";
 import { singleRedis } from "../fixtures/redis.js";
 import { until } from "../fixtures/until.js";
 
@@ -142,4 +143,28 @@ t.test("Redis is not there when the functions start", async (t) => {
   await pushUntilTaken(backend, application.bridge.connectionId ?? "", "hello");
   await application.has(1);
   t.same(application.texts, ["hello"]);
+});
+
+t.test("sockets to Redis are reset, not ended", async (t) => {
+  const redis = await singleRedis(t);
+  const proxy = await startProxy(t, redis.port);
+  const http = await startHttpFn(t, { REDIS_URL: redis.url, ...quiet });
+  const ws = await startWsFn(t, {
+    REDIS_URL: `redis://127.0.0.1:${proxy.port}`,
+    ...quiet,
+  });
+  const backend = backendOf(t, http.url);
+  const { connectionId, token } = await backend.prepare();
+  const application = startApplication(t, { token, to: () => ws.url });
+  await application.bridge.ready;
+  await backend.accepted(connectionId, "before");
+  await application.has(1);
+  // A reset is an error to a client, where an orderly end is none.
+  const before = proxy.seen.cuts;
+  proxy.cutAll();
+  t.ok(proxy.seen.cuts - before >= 3, "each of its sockets");
+  await backend.accepted(connectionId, "after");
+  await application.has(2);
+  t.same(application.texts, ["before", "after"]);
+  t.equal(application.dials, 1, "ws-fn lives, and so does the socket");
 });
