@@ -230,17 +230,18 @@ export class Connection {
       : "";
     if (this.#state !== "opening") return;
     this.#to = "open";
-    this.#write(
-      speaker.welcome({
-        connectionId: this.id,
-        userId: claim.identity.userId,
-        resumeToken,
-        resumed,
-        lost: claim.lost,
-        seq: claim.cur,
-        heartbeatMs: config.heartbeatMs,
-      }),
-    );
+    const welcome = speaker.welcome({
+      connectionId: this.id,
+      userId: claim.identity.userId,
+      resumeToken,
+      resumed,
+      lost: claim.lost,
+      seq: claim.cur,
+      heartbeatMs: config.heartbeatMs,
+    });
+    // Stopped since the claim, if only by a storm of others: ask first. Without welcome a client waits for nothing (rule 1).
+    while (welcome && !this.#write(welcome))
+      if (!(await this.#confirm())) return;
     this.#logger.info(
       { protocol: speaker.protocol, resumed, lost: claim.lost },
       "connection open",

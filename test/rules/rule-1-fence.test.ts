@@ -143,6 +143,29 @@ t.test("a stale frame is written to an abandoned socket", async (t) => {
   t.equal(over.closedWith?.code, 4509);
 });
 
+t.test("who was stopped since its claim says welcome first", async (t) => {
+  class Stopped extends Lease {
+    asked = 0;
+    override renewal() {
+      this.asked += 1;
+      return super.renewal();
+    }
+    override get holds(): boolean {
+      return this.asked > 1 && super.holds;
+    }
+  }
+  const pulse = new StoppedPulse();
+  t.teardown(() => pulse.close());
+  const world = await startWorld(t, redis.url);
+  const id = await prepare(world);
+  await pushAll(world, id, "1");
+  const lease = new Stopped(pulse, 60_000);
+  const client = await connect(t, world, id, { lease });
+  await client.receives("1");
+  t.equal(lease.asked, 2, "it asked Redis");
+  t.equal(client.socket.said[0]?.["type"], "welcome");
+});
+
 /** An owner is overtaken; then a push arrives at the new one. Whether the former knows by then. */
 async function overtaken(t: Scope, guarded: boolean) {
   const scripts = guarded
