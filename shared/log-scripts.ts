@@ -194,6 +194,11 @@ local header = exp .. ' ' .. total .. ' ' .. ARGV[10] .. ' ' .. (now_only and ep
     : "local header = exp .. ' ' .. total .. ' - - - ' .. ARGV[4]"
 }
 
+-- The first write comes before the bell: where Redis refuses writes (disk full, out of memory, replicas missing) it refuses
+-- here, and nobody has heard of a message that its publisher will send again.
+${fullOnly("if now_only then redis.call('HSET', KEYS[1], 'seq', id) else")}
+  redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
+${fullOnly("end")}
 local heard = 0
 -- Whoever owned it last hears it, also when its lease is over: it may be alive and renew (rule 4).
 if epoch ~= '0' then
@@ -215,9 +220,9 @@ ${fullOnly(`if now_only and online == '0' then
   status = 'undeliverable'
   total = tonumber(c[6] or 0)
   redis.call('ZADD', KEYS[4], id, id .. ':undeliverable:not_connected:' .. text(ms))
-else`)}
+elseif now_only then
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
-${fullOnly("end")}
+end`)}
 redis.call('XADD', KEYS[3], id .. '-0', 'f', ${full ? "(waiting and ARGV[10] or (ARGV[1] .. ':' .. ARGV[2]))" : "ARGV[1] .. ':' .. ARGV[2]"} .. ' ' .. exp .. ' ' .. online)
 if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', total, 'readTo', id${full ? ")" : ", field, mark)"}
 else redis.call('HSET', KEYS[1], 'seq', id, 'total', total${full ? ")" : ", field, mark)"} end

@@ -1,15 +1,18 @@
 /** Delivery rule 3: an append that is executed twice is in the log once, and a fresh one is never taken for a repeat. */
-import t from "tap";
+import t, { type Test } from "tap";
 import { Log } from "../../shared/log.js";
 import { appendScript } from "../../shared/log-scripts.js";
 import type { Argument, RedisLink, Script } from "../../shared/redis.js";
 import { singleRedis } from "../fixtures/redis.js";
 import { startProxy } from "../fixtures/proxy.js";
-import type { Scope } from "../fixtures/scope.js";
+import { until } from "../fixtures/until.js";
 import {
   changed,
+  connect,
+  patience,
   prepare,
   push,
+  pushAll,
   startWorld,
   type World,
 } from "../fixtures/world.js";
@@ -34,7 +37,7 @@ async function texts(world: World, id: string): Promise<string[]> {
 }
 
 /** A push whose answer is lost on the way, so that the command is sent again. */
-async function loseAnswer(t: Scope, guarded: boolean) {
+async function loseAnswer(t: Test, guarded: boolean) {
   const proxy = await startProxy(t, redis.port);
   const world = await startWorld(t, `redis://127.0.0.1:${proxy.port}`, {
     scripts: guarded ? [] : [unfiltered],
@@ -83,7 +86,7 @@ t.test("the repeat has the answer of the first", async (t) => {
 });
 
 /** Pushes that overtake one another on their way to Redis. */
-async function overtake(t: Scope, guarded: boolean) {
+async function overtake(t: Test, guarded: boolean) {
   const world = await startWorld(t, redis.url, {
     scripts: guarded ? [] : [naive],
   });
@@ -130,4 +133,44 @@ t.test("ttl 0 to nobody is undeliverable twice as once", async (t) => {
   );
   await lost;
   t.match(answer, { status: "undeliverable", online: false });
+});
+
+const firstWrite =
+  "redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])";
+const indexWrite = "redis.call('XADD', KEYS[3]";
+/** The bell before the first write. */
+const hasty = changed(
+  changed(appendScript, firstWrite),
+  indexWrite,
+  `${firstWrite}\n${indexWrite}`,
+);
+
+/** A push while Redis refuses writes, and its publisher's second attempt. What the client gets. */
+async function refuseWrites(t: Test, guarded: boolean) {
+  const world = await startWorld(t, redis.url, {
+    scripts: guarded ? [] : [hasty],
+  });
+  const id = await prepare(world);
+  const client = await connect(t, world, id);
+  await pushAll(world, id, "first");
+  await client.receives("first");
+  await redis.cli("CONFIG", "SET", "min-replicas-to-write", "1");
+  try {
+    const refused = world.log.append(push(id, "again"));
+    await t.rejects(refused, { code: "redis_unavailable" });
+  } finally {
+    await redis.cli("CONFIG", "SET", "min-replicas-to-write", "0");
+  }
+  await pushAll(world, id, "again", "last");
+  await until(() => client.socket.messages.at(-1) === "last", patience);
+  return client.socket.messages;
+}
+
+t.test("a push that Redis refused was not rung", async (t) => {
+  t.same(
+    await refuseWrites(t, false),
+    ["first", "again", "again", "last"],
+    "the bell before the write: the client has it, the retry brings it again",
+  );
+  t.same(await refuseWrites(t, true), ["first", "again", "last"]);
 });
