@@ -3,13 +3,21 @@
 import { execFileSync } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { availableParallelism, cpus } from "node:os";
-import { measure, type Measured } from "./bench/measure.js";
+import {
+  gatewayPage,
+  measureGateway,
+  type GatewayRound,
+  type GatewayWorkload,
+} from "./bench/gateway.js";
+import { measure } from "./bench/measure.js";
 import { parseOptions, usage, type Options } from "./bench/options.js";
 import { Processes } from "./bench/processes.js";
 import { faultsOf, page, ratios, type Rounds } from "./bench/report.js";
 
 /** Longest time for one system in one round; the literal pattern needs about 15 s with the defaults. */
 const SYSTEM_TIMEOUT_MS = 300_000;
+
+const NONE: Rounds = new Map();
 
 const processes = new Processes();
 let isAbandoned = false;
@@ -39,8 +47,25 @@ try {
 /** Exit code: 0 when every system delivered every message, else 1. Aims not reached are said, not punished. */
 async function bench(options: Options): Promise<number> {
   const machine = machineFacts();
-  const { connections, publishers, messages, idleSamples, sockets } = options;
   console.log(machine.join("\n"));
+  const rounds = options.only.length > 0 ? await benchSystems(options) : NONE;
+  const gateway = options.gateway && (await benchGateway(options.gateway));
+  if (options.json !== undefined) {
+    const { only } = options;
+    const workload = { ...options, only: undefined, gateway: undefined };
+    await writeFile(
+      options.json,
+      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway }, null, 2)}\n`,
+    );
+  }
+  const exact = [...rounds.values()].every(
+    (measured) => faultsOf(measured).length === 0,
+  );
+  return exact ? 0 : 1;
+}
+
+async function benchSystems(options: Options): Promise<Rounds> {
+  const { connections, publishers, messages, idleSamples, sockets } = options;
   console.log(
     `${options.rounds} round(s); loaded: ${messages} messages of 200 bytes, ${publishers} publishers, ${connections} connections; ` +
       `idle: ${idleSamples} messages one at a time; first: after a second of silence; ${sockets} idle sockets; ` +
@@ -54,20 +79,19 @@ async function bench(options: Options): Promise<number> {
     }
   }
   console.log(page(rounds));
-  if (options.json !== undefined) {
-    const { only, ...workload } = options;
-    await writeFile(
-      options.json,
-      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds) }, null, 2)}\n`,
-    );
-  }
-  const exact = [...rounds.values()].every(
-    (measured) => faultsOf(measured).length === 0,
-  );
-  return exact ? 0 : 1;
+  return rounds;
 }
 
-async function bounded(measuring: Promise<Measured>): Promise<Measured> {
+async function benchGateway(
+  workload: GatewayWorkload,
+): Promise<GatewayRound[]> {
+  console.error(`gateway: ${workload.rounds} round(s)`);
+  const rounds = await bounded(measureGateway(workload, processes));
+  console.log(`\n${gatewayPage(rounds)}`);
+  return rounds;
+}
+
+async function bounded<T>(measuring: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(

@@ -1,10 +1,11 @@
 // The command line of the bench.
 import { parseArgs } from "node:util";
+import type { GatewayWorkload } from "./gateway.js";
 import type { Workload } from "./measure.js";
 import { systemNames, type SystemName } from "./systems.js";
 
 export const usage = `npm run bench -- [options]
-  --only a,b       systems: ${systemNames.join(", ")} (default: all)
+  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs (default: all)
   --rounds n       interleaved rounds, the medians are shown (default 3)
   --messages n     messages of the loaded phase (default 20000)
   --sockets n      idle sockets for memory and Redis connections (default 1000)
@@ -13,8 +14,13 @@ export const usage = `npm run bench -- [options]
   --profile dir    writes CPU profiles of the server processes and Redis' command statistics (last round)
   --quick          one small round: a smoke test, its figures mean little`;
 
+/** No system that carries messages, but a part of the page. */
+const GATEWAY = "gateway";
+
 export interface Options extends Workload {
   only: SystemName[];
+  /** What the gateway is measured with, if it is. */
+  gateway: GatewayWorkload | undefined;
   rounds: number;
   json: string | undefined;
 }
@@ -24,7 +30,7 @@ export function parseOptions(args: string[]): Options | undefined {
   const { values } = parseArgs({
     args,
     options: {
-      only: { type: "string", default: systemNames.join(",") },
+      only: { type: "string", default: [...systemNames, GATEWAY].join(",") },
       rounds: { type: "string" },
       messages: { type: "string" },
       sockets: { type: "string" },
@@ -37,9 +43,19 @@ export function parseOptions(args: string[]): Options | undefined {
   });
   if (values.help) return undefined;
   const { quick } = values;
+  const parts = values.only.split(",");
+  const rounds = count("rounds", values.rounds, quick ? 1 : 3);
   return {
-    only: values.only.split(",").map(systemName),
-    rounds: count("rounds", values.rounds, quick ? 1 : 3),
+    only: parts.filter((part) => part !== GATEWAY).map(systemName),
+    gateway: parts.includes(GATEWAY)
+      ? {
+          rounds,
+          messages: quick ? 2_000 : 20_000,
+          samples: quick ? 100 : 1_000,
+          connects: quick ? 2 : 5,
+        }
+      : undefined,
+    rounds,
     messages: count("messages", values.messages, quick ? 2_000 : 20_000),
     sockets: count("sockets", values.sockets, quick ? 100 : 1_000),
     idleSamples: quick ? 100 : 1_000,
@@ -55,7 +71,7 @@ function systemName(text: string): SystemName {
   const name = systemNames.find((known) => known === text);
   if (name === undefined) {
     throw new Error(
-      `--only ${text}: unknown; choose from ${systemNames.join(", ")}`,
+      `--only ${text}: unknown; choose from ${[...systemNames, GATEWAY].join(", ")}`,
     );
   }
   return name;

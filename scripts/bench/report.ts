@@ -175,7 +175,7 @@ function pair(p50: number, p99: number): string {
 }
 
 /** First column left, the others right. */
-function aligned(rows: string[][]): string[] {
+export function aligned(rows: string[][]): string[] {
   const widths = (rows[0] ?? []).map((_, column) =>
     Math.max(...rows.map((row) => row[column]?.length ?? 0)),
   );
