@@ -10,7 +10,13 @@ import {
 } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
-import { WebSocketServer, type RawData, type WebSocket } from "ws";
+import {
+  WebSocket,
+  WebSocketServer,
+  type RawData,
+  type Server as SocketServer,
+  type ServerOptions,
+} from "ws";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import { loggableUrl, type Logger } from "../shared/logging.js";
 import { admit, type AdmissionDeps } from "./admission.js";
@@ -57,6 +63,41 @@ export type ServerDeps = AdmissionDeps &
     ready(): Promise<void>;
   };
 
+/** A client's Close frame is answered after this long even if Redis has not heard of it. */
+const toldMs = 1_000;
+
+/**
+ * What a Close frame of the client means is told to Redis before the frame is answered: once it is answered the instance
+ * may be frozen, and a frozen one tells nobody (WS-LIFE-7).
+ */
+class TellingSocket extends WebSocket {
+  /** Called once, with the code of the client's Close frame. */
+  onClientClose: ((code: number) => Promise<unknown>) | undefined;
+
+  /** `ws` calls this to answer the client's Close frame. */
+  override close(code?: number, reason?: string | Buffer): void {
+    const tell = this.onClientClose;
+    this.onClientClose = undefined;
+    if (tell === undefined) return super.close(code, reason);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise((resolve) => {
+      timer = setTimeout(resolve, toldMs);
+    });
+    void Promise.race([tell(code ?? noCode), late]).finally(() => {
+      clearTimeout(timer);
+      super.close(code, reason);
+    });
+  }
+
+  /** The server closes. */
+  closeFirst(code: number, reason: string): void {
+    super.close(code, reason);
+  }
+}
+
+/** Stands for a Close frame without a code (RFC 6455 section 7.4.1). */
+const noCode = 1005;
+
 /** Gathers the writes of one turn of the event loop into one system call. */
 function corkedPerTurn(stream: Duplex, pulse: Pulse): () => void {
   let corked = false;
@@ -74,7 +115,7 @@ function corkedPerTurn(stream: Duplex, pulse: Pulse): () => void {
   };
 }
 
-function toSocket(ws: WebSocket, stream: Duplex, pulse: Pulse): Socket {
+function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
   const cork = corkedPerTurn(stream, pulse);
   return {
     get bufferedBytes() {
@@ -92,7 +133,7 @@ function toSocket(ws: WebSocket, stream: Duplex, pulse: Pulse): Socket {
       ws.ping();
     },
     close(code, reason) {
-      ws.close(code, clip(reason));
+      ws.closeFirst(code, clip(reason));
     },
     terminate() {
       ws.terminate();
@@ -122,7 +163,7 @@ export class BridgeServer {
   readonly #deps: ServerDeps;
   readonly #logger: Logger;
   readonly #http: Server;
-  readonly #wss: WebSocketServer;
+  readonly #wss: SocketServer<typeof TellingSocket>;
   readonly #live = new Set<Connection>();
   /** Sockets that take room: those between their upgrade request and the 101, and those that are open. */
   #taken = 0;
@@ -139,10 +180,11 @@ export class BridgeServer {
       perMessageDeflate: false,
       closeTimeout: closeTimeoutMs,
       ...framing,
+      WebSocket: TellingSocket,
       // readHandshake has chosen already; ws asks again for the answer header.
       handleProtocols: (_offered, request) =>
         chosenProtocol.get(request) ?? false,
-    } as ConstructorParameters<typeof WebSocketServer>[0]);
+    } as ServerOptions<typeof TellingSocket>);
     this.#http = createServer(
       {
         headersTimeout: 5_000,
@@ -292,7 +334,7 @@ export class BridgeServer {
   }
 
   #accept(
-    ws: WebSocket,
+    ws: TellingSocket,
     stream: Duplex,
     admitted: Awaited<ReturnType<typeof admit>>,
   ): void {
@@ -312,10 +354,12 @@ export class BridgeServer {
         "the client broke the framing",
       );
     });
+    ws.onClientClose = (code) => connection.onClose(code);
     ws.on("close", (code) => {
       clearTimeout(rotation);
-      void connection.onClose(code).then(() => this.#live.delete(connection));
+      void connection.onClose(code);
     });
+    void connection.closed.then(() => this.#live.delete(connection));
     const { executionMs, drainMs } = this.#deps.config;
     const rotation =
       executionMs > 0
