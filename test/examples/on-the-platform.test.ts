@@ -88,7 +88,7 @@ void t.test(
   "SCN-CHAT-3: killed, or frozen as its line drops, a member's instance cleans nothing up, and its lease does",
   async (t) => {
     const redis = await singleRedis(t);
-    const env = { REDIS_URL: redis.url, CHAT_TOKEN: "", CHAT_LEASE_MS: "1500" };
+    const env = { REDIS_URL: redis.url, CHAT_TOKEN: "", CHAT_LEASE_MS: "4000" };
     const { url, port } = await startOnPlatform(t, "chat-over-redis", env);
     const instances = () =>
       ask<{ instanceId: string; pid: number; state: string }[]>(

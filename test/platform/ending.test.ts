@@ -41,7 +41,12 @@ async function start(
     // A function that is stopped or killed at once has no time to say what it heard.
     rules: { graceAfterCloseMs: HOUR, sigtermGraceMs: HOUR, ...options.rules },
     // What is skipped must not be missing elsewhere: neither to a start nor to the end of a line.
-    limits: { readySeconds: 10_000, lingerMs: 600_000, ...options.limits },
+    limits: {
+      readySeconds: 10_000,
+      lingerMs: 600_000,
+      stopGraceMs: 500,
+      ...options.limits,
+    },
     http: { initTimeoutSeconds: 10_000 },
     ws: { initTimeoutSeconds: 10_000, idleSeconds: 10, ...options.ws },
   });

@@ -50,7 +50,9 @@ function buildTree(t: Test): string {
     writeFileSync(join(tree, source.replace(/\.ts$/, ".js")), outputText);
   }
   for (const name of files.filter((name) => !name.endsWith(".ts")))
-    cpSync(join(root, "platform", name), join(tree, "platform", name));
+    cpSync(join(root, "platform", name), join(tree, "platform", name), {
+      recursive: true,
+    });
   cpSync(directoryOf("http"), join(tree, "http-fn"), { recursive: true });
   cpSync(directoryOf("ws"), join(tree, "ws-fn"), { recursive: true });
   for (const name of ["http-fn", "ws-fn"])
