@@ -9,6 +9,7 @@ import { pause, realClock, scaledClock, type Clock } from "./clock.js";
 import { deploy, type Deployment } from "./deployment.js";
 import { FaultPlan, type Fault } from "./faults.js";
 import type { FunctionDescription } from "./function-description.js";
+import { update } from "./function-rules.js";
 import { createGateway, type Gateway, type Route } from "./gateway.js";
 import { createHttpProxy, type HttpProxy } from "./http-proxy.js";
 import { faultOf, type InitFault } from "./init-faults.js";
@@ -87,6 +88,8 @@ const SHOWN_CHARACTERS = 300;
 /** A function that runs here. */
 interface Service {
   readonly setup: FunctionSetup;
+  /** As it is now; what an invocation began with it keeps [WS-TIME-7]. */
+  description: FunctionDescription;
   readonly pool: Pool;
   readonly route: Route;
   /** Keeps no unused connections to the function any more. */
@@ -187,6 +190,22 @@ export class Platform {
     return this.#closed;
   }
 
+  /**
+   * Changes a function's idle timeout, s, for connections that come from now on; open ones keep theirs [WS-TIME-7].
+   * Returns the mistakes, one line each; with one, nothing has changed.
+   */
+  setIdleSeconds(functionName: string, idleSeconds: number): string[] {
+    const service = this.#services.find(
+      ({ description: { name } }) => name === functionName,
+    );
+    if (service === undefined) return [`${functionName}: no such function.`];
+    const next = { ...service.description, idleSeconds };
+    const updated = update(service.description, next, this.#rules);
+    if (Array.isArray(updated)) return updated;
+    service.description = updated;
+    return [];
+  }
+
   /** Ends all processes at once; `close` then has nothing to wait for. */
   kill(): void {
     for (const { pool } of this.#services) pool.kill();
@@ -217,15 +236,16 @@ export class Platform {
       path: setup.route,
       isStripped: setup.isRouteStripped ?? false,
     };
-    if (description.protocol === "WS")
-      return {
+    if (description.protocol === "WS") {
+      const service: Service = {
         setup,
+        description,
         pool,
         route: {
           ...route,
           webSocket: (req, client, head) =>
             void serveWebSocket(req, client, head, {
-              description,
+              description: service.description,
               pool,
               book,
               limits,
@@ -236,10 +256,13 @@ export class Platform {
         },
         stopKeeping: () => {},
       };
+      return service;
+    }
     const proxy = createHttpProxy({ description, pool, book, rules, clock });
     http.proxy = proxy;
     return {
       setup,
+      description,
       pool,
       route: { ...route, http: (req, res) => proxy.serve(req, res) },
       stopKeeping: () => proxy.stopKeeping(),
@@ -363,6 +386,7 @@ export interface RunningPlatform {
   readonly port: number;
   /** Of this start: what the page and every change need. */
   readonly token: string;
+  setIdleSeconds(functionName: string, idleSeconds: number): string[];
   close(): Promise<void>;
   kill(): void;
 }
@@ -376,6 +400,7 @@ export async function startPlatform(
   return {
     port,
     token: platform.token,
+    setIdleSeconds: (name, seconds) => platform.setIdleSeconds(name, seconds),
     close: () => platform.close(),
     kill: () => platform.kill(),
   };

@@ -4,10 +4,13 @@ import { startPairOnPlatform } from "../fixtures/pair.js";
 import { cutsAndFreezes } from "./scenarios/cuts-and-freezes.js";
 import { pushOptions } from "./scenarios/push-options.js";
 
-t.test("on the platform as documented", async (t) => {
-  const pair = await startPairOnPlatform(t, "documented", {
-    SLOW_BYTES: "65536",
-  });
-  pushOptions(t, pair);
-  cutsAndFreezes(t, pair);
-});
+t.test(
+  "SCN-MIX-1: HTTP in and WebSocket out, on the platform as documented",
+  async (t) => {
+    const pair = await startPairOnPlatform(t, "documented", {
+      SLOW_BYTES: "65536",
+    });
+    pushOptions(t, pair);
+    cutsAndFreezes(t, pair);
+  },
+);

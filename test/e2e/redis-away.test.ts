@@ -59,7 +59,7 @@ async function pushUntilTaken(
   );
 }
 
-t.test("Redis is killed, and comes back", async (t) => {
+t.test("SCN-MIX-3: Redis is killed, and comes back", async (t) => {
   const redis = await singleRedis(t);
   const env = { REDIS_URL: redis.url, ...quiet };
   const [http, ws] = await Promise.all([

@@ -583,7 +583,10 @@ t.test("what the bridge refuses is answered with its status", async (t) => {
         "texts of other systems stay inside",
       );
       const [line] = fake.log;
-      t.equal(line?.level, status >= 500 ? "warn" : "info");
+      t.equal(
+        line?.level,
+        status === 500 ? "error" : status > 500 ? "warn" : "info",
+      );
       t.match(line?.fields, {
         requestId: response.json<Problem>().instance,
         route: "/v1/connections/:connectionId/messages",

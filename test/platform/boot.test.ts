@@ -344,7 +344,7 @@ http.createServer((_, res) => res.end(JSON.stringify(say))).listen(9000);
 });
 
 t.test(
-  "WS-CONN-1, WS-CONN-6: several functions by their folders' names; the wrong protocol is refused without an instance",
+  "WS-CONN-1, WS-CONN-6, SCN-MIX-2: several functions by their folders' names; the wrong protocol is refused without an instance",
   async (t) => {
     const yaml = (protocol: string) =>
       `inputs: {type: web, protocolType: ${protocol}, timeout: 60}\n`;

@@ -449,3 +449,38 @@ t.test(
     t.match(await lastEnded(port), { statusCode: 200 });
   },
 );
+
+t.test(
+  "WS-TIME-7: a changed idle timeout counts for new connections, an open one keeps its own",
+  async (t) => {
+    const { platform, port, clock } = await start(
+      t,
+      {},
+      {
+        functions: [light("chat", "WS", { idleSeconds: 10 })],
+      },
+    );
+    t.match(platform.setIdleSeconds("chat", 9), [/10/], "still checked");
+    t.same(platform.setIdleSeconds("nobody", 60), [
+      "nobody: no such function.",
+    ]);
+    const old = await meet(port);
+    t.same(platform.setIdleSeconds("chat", 60), []);
+    const fresh = await meet(port);
+    const endings = async () => {
+      const all = await ask<InvocationRecord[]>(port, "invocations");
+      return all.map(({ statusCode }) => statusCode); // the newest first
+    };
+    await clock.advance(11_000);
+    await until("the old one to be cut", async () =>
+      (await endings()).includes(455),
+    );
+    t.same(await endings(), [202, 455]);
+    await clock.advance(50_000);
+    await until("the new one to be cut", async () =>
+      (await endings()).every((status) => status === 455),
+    );
+    old.drop();
+    fresh.drop();
+  },
+);
