@@ -14,7 +14,7 @@ local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
 `;
-const prelude = `${names}
+export const prelude = `${names}
 local T = redis.call('TIME')
 local us = T[1] * 1000000 + T[2]
 local ms = math.floor(us / 1000)
@@ -62,7 +62,7 @@ const queuedFlagMs = 2_000;
 export const messageOverheadBytes = 64;
 
 /** Takes one message out of the log (conn KEYS[1], log KEYS[2]), and its bytes out of what waits. */
-const drop = `
+export const drop = `
 local function drop(seq)
   local row = redis.call('XRANGE', KEYS[2], seq, seq)[1]
   if not row then return false end

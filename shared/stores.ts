@@ -2,6 +2,7 @@
 import type { Config } from "./config.js";
 import { Log, logScripts } from "./log.js";
 import type { Logger } from "./logging.js";
+import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
 import { Registry, registryScripts } from "./registry.js";
@@ -23,7 +24,7 @@ export interface Stores {
 export function openStores(config: Config, logger: Logger): Stores {
   const redis = new RedisLink(
     config.redisUrl,
-    [...logScripts, ...registryScripts, ...replicationScripts],
+    [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
     logger,
   );
   const registry = new Registry(redis, config);

@@ -88,7 +88,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "replication.ts",
       "tokens.ts",
     ],
-    ["log.ts", "registry.ts"],
+    ["log.ts", "poison.ts", "registry.ts"],
     ["queue.ts", "receipts.ts"],
     ["stores.ts"],
   ];
