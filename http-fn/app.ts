@@ -46,6 +46,8 @@ export interface AppDeps {
   allowedOrigins: readonly string[];
   publicWsUrl: string;
   ttlDefaultSeconds: number;
+  /** What a push's answer waits for when the push does not say. */
+  durability: "local" | "replica";
   /** What stands at `/`, `/page.js` and `/client.js`; those left out answer 404. */
   assets?: Partial<Record<"page" | "pageScript" | "clientScript", Asset>>;
   /** Checks every answer against openapi.yaml and answers 500 when it is not so. Default off; on in tests. */

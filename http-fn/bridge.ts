@@ -14,7 +14,7 @@ export interface Bridge {
   prepare(
     input: PrepareRequest,
   ): Promise<{ connectionId: string; token: string; expiresAt: string }>;
-  /** Throws connection_not_found, connection_ended, log_full, idempotency_…, redis_unavailable, outcome_unknown. */
+  /** Throws connection_not_found, connection_ended, log_full, idempotency_…, redis_unavailable, outcome_unknown, no_replica. */
   push(push: Push): Promise<Pushed>;
   /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
   settle(push: Push, answer: StoredAnswer): Promise<void>;
@@ -50,6 +50,8 @@ export interface Push {
     key: string;
     fingerprint: string;
   };
+  /** Resolve only when a replica has it, too; throws no_replica, outcome_unknown. */
+  durability?: "replica";
   /** Milliseconds the answer will wait for the final state; `settle` follows. */
   waitMs?: number;
 }

@@ -21,7 +21,7 @@ export type ParametersOf<Id extends OperationId> = NonNullable<
 > &
   Omit<
     NonNullable<operations[Id]["parameters"]["header"]>,
-    "TTL" | "Topic" | "Delay" | "At" | "Idempotency-Key"
+    "TTL" | "Topic" | "Delay" | "At" | "Idempotency-Key" | "Durability"
   >;
 
 /** The parts of a request that carry parameters; the target, to see at once that there is no query. */

@@ -20,6 +20,7 @@ const DUE_MS_MAX = 604_800_000;
 export interface PushDeps {
   bridge: Pick<Bridge, "push" | "settle" | "follow">;
   ttlDefaultSeconds: number;
+  durability: "local" | "replica";
   live: LiveRequests;
 }
 
@@ -28,6 +29,7 @@ type Options = ParametersOf<"pushToConnection">;
 export function pushToConnection({
   bridge,
   ttlDefaultSeconds,
+  durability,
   live,
 }: PushDeps) {
   return async (
@@ -56,6 +58,8 @@ export function pushToConnection({
     if (options.topic !== undefined) push.topic = options.topic;
     if (dueAtMs !== undefined) push.dueAtMs = dueAtMs;
     if (waitMs > 0) push.waitMs = waitMs;
+    if ((options.durability ?? durability) === "replica")
+      push.durability = "replica";
     if (options.idempotencyKey !== undefined)
       push.idempotency = {
         key: idempotencyScope(
@@ -66,7 +70,14 @@ export function pushToConnection({
         fingerprint: fingerprint({
           method: "POST",
           path: `/v1/connections/${connectionId}/messages`,
-          options: [options.ttl, options.topic, options.delay, options.at],
+          options: [
+            options.ttl,
+            options.topic,
+            options.delay,
+            options.at,
+            // Only when given, so that fingerprints from before it existed stay the same.
+            ...(options.durability === undefined ? [] : [options.durability]),
+          ],
           contentType: type.contentType,
           body,
         }),

@@ -12,6 +12,7 @@ import { channels } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import { Receipts } from "../shared/receipts.js";
+import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
 import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
@@ -32,7 +33,7 @@ export interface OpenBridge {
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, tokens } = stores;
+  const { redis, registry, log, queues, replication, tokens } = stores;
   const receipts = new Receipts(redis, log, config.receiptMs);
 
   function refuseUnknown(connectionId: string): void {
@@ -50,6 +51,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       binary: push.binary,
       ttlSeconds: push.ttlSeconds,
       ...(push.topic === undefined ? {} : { topic: push.topic }),
+      ...(push.durability ? { durability: push.durability } : {}),
       ...(push.idempotency
         ? {
             idempotency: {
@@ -62,10 +64,12 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
   }
 
   async function schedule(append: Append, dueAtMs: number): Promise<Appended> {
-    const scheduledId = newScheduledId();
-    const accepted = await log.schedule(append, scheduledId, dueAtMs);
-    if (accepted.replayed !== undefined) return accepted;
+    const fresh = newScheduledId();
+    const accepted = await log.schedule(append, fresh, dueAtMs);
+    const { place, replayed } = accepted;
+    const scheduledId = "scheduledId" in place ? place.scheduledId : fresh;
     try {
+      // A replay as well: the first request may have ended before its job was stored. Adding it twice is adding it once.
       await queues.schedule(
         append,
         scheduledId,
@@ -73,7 +77,8 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       );
     } catch (error) {
       // Without its job the message would wait for ever: take it back, or say that nobody knows.
-      await log.unschedule(append, scheduledId).catch(() => undefined);
+      if (replayed === undefined)
+        await log.unschedule(append, scheduledId).catch(() => undefined);
       throw error instanceof BridgeError
         ? error
         : new BridgeError("outcome_unknown", { retryAfterSeconds: 1 }, error);
@@ -81,15 +86,47 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     return accepted;
   }
 
+  /** Waits for a replica. A replay waits again: what the first request saw is not known. */
+  async function confirm(
+    request: Push,
+    { place }: Appended,
+    deadline: number,
+  ): Promise<void> {
+    const { connectionId, idempotency } = request;
+    const left = deadline - performance.now();
+    const held = { connectionId, place };
+    try {
+      await Promise.all([
+        replication.confirm(
+          idempotency ? { ...held, idempotencyKey: idempotency.key } : held,
+          left,
+        ),
+        "scheduledId" in place &&
+          replication.confirmJob(connectionId, place.scheduledId, left),
+      ]);
+    } catch (error) {
+      // This request does not wait for the receipt any more, so a retry must not be told that it still does.
+      if (idempotency && request.waitMs)
+        await log.settle(connectionId, idempotency, "").catch(() => undefined);
+      throw error;
+    }
+  }
+
   async function push(request: Push): Promise<Pushed> {
     refuseUnknown(request.connectionId);
+    const durable = request.durability === "replica";
+    const deadline = durable ? performance.now() + confirmWithinMs : 0;
+    if (durable) await replication.ready(request.connectionId);
     const append = toAppend(request);
     const appended =
       request.dueAtMs === undefined
         ? await log.append(append)
         : await schedule(append, request.dueAtMs);
-    if (appended.jobEpoch > 0)
-      await queues.wake(request.connectionId, appended.jobEpoch);
+    await Promise.all([
+      appended.jobEpoch > 0 &&
+        queues.wake(request.connectionId, appended.jobEpoch),
+      durable && confirm(request, appended, deadline),
+    ]);
     const accepted: Accepted = {
       id: appended.messageId,
       status: appended.status,
@@ -97,6 +134,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       recipients: 1,
       online: appended.online ? 1 : 0,
       expiresAt: acceptedUntil(appended.expiresAtMs),
+      durability: durable ? "replica" : "local",
     };
     const pushed: Pushed = { messageId: appended.messageId, accepted };
     if (appended.replayed !== undefined)
@@ -206,7 +244,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     },
     push,
     async settle(request, answer) {
-      const { idempotency } = toAppend(request);
+      const { idempotency } = request;
       if (idempotency)
         await log.settle(
           request.connectionId,

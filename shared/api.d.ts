@@ -378,6 +378,11 @@ export interface components {
          */
         Reason: "not_connected" | "client_closed" | "closed_by_backend" | "resume_expired" | "never_connected" | "log_full" | "poison";
         /**
+         * @description Who has a message.
+         * @enum {string}
+         */
+        Durability: "local" | "replica";
+        /**
          * @description Who confirmed the delivery: `client` acknowledged it; `socket` took it, where a raw client cannot.
          * @enum {string}
          */
@@ -397,6 +402,8 @@ export interface components {
             online: number;
             /** @description From then on it is not delivered any more. */
             expiresAt: components["schemas"]["Timestamp"];
+            /** @description Who is known to have it. */
+            durability: components["schemas"]["Durability"];
         };
         /** @description What became of a message. */
         Receipt: components["schemas"]["Accepted"] & {
@@ -493,7 +500,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_unavailable" | "outcome_unknown" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -838,7 +845,7 @@ export interface components {
                 "text/plain": components["schemas"]["PlainText"];
             };
         };
-        /** @description `redis_unavailable`, `outcome_unknown`; on the socket `no_room`. */
+        /** @description `redis_unavailable`, `outcome_unknown`, on a push `no_replica`; on the socket `no_room`. */
         Unavailable: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
@@ -896,6 +903,14 @@ export interface components {
         PreferHeader: string;
         /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
         WaitQuery: number;
+        /** @description Header form of `durability`. */
+        DurabilityHeader: components["schemas"]["Durability"];
+        /**
+         * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
+         *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
+         *     arrive, and a retry with the same idempotency key waits again.
+         */
+        DurabilityQuery: components["schemas"]["Durability"];
     };
     requestBodies: never;
     headers: {
@@ -933,6 +948,7 @@ export type PlainText = components['schemas']['PlainText'];
 export type Timestamp = components['schemas']['Timestamp'];
 export type Status = components['schemas']['Status'];
 export type Reason = components['schemas']['Reason'];
+export type Durability = components['schemas']['Durability'];
 export type Ack = components['schemas']['Ack'];
 export type Target = components['schemas']['Target'];
 export type Accepted = components['schemas']['Accepted'];
@@ -992,6 +1008,8 @@ export type ParameterIdempotencyKeyHeader = components['parameters']['Idempotenc
 export type ParameterIdempotencyKeyQuery = components['parameters']['IdempotencyKeyQuery'];
 export type ParameterPreferHeader = components['parameters']['PreferHeader'];
 export type ParameterWaitQuery = components['parameters']['WaitQuery'];
+export type ParameterDurabilityHeader = components['parameters']['DurabilityHeader'];
+export type ParameterDurabilityQuery = components['parameters']['DurabilityQuery'];
 export type HeaderMessageLocation = components['headers']['MessageLocation'];
 export type HeaderConnectionLocation = components['headers']['ConnectionLocation'];
 export type HeaderPreferenceApplied = components['headers']['PreferenceApplied'];
@@ -1199,6 +1217,12 @@ export interface operations {
                 idempotencyKey?: components["parameters"]["IdempotencyKeyQuery"];
                 /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
                 wait?: components["parameters"]["WaitQuery"];
+                /**
+                 * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
+                 *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
+                 *     arrive, and a retry with the same idempotency key waits again.
+                 */
+                durability?: components["parameters"]["DurabilityQuery"];
             };
             header?: {
                 /** @description Header form of `ttl` (RFC 8030 section 5.2). */
@@ -1216,6 +1240,8 @@ export interface operations {
                  *     values that are no number are ignored, as the RFC asks; `Preference-Applied` tells what was done.
                  */
                 Prefer?: components["parameters"]["PreferHeader"];
+                /** @description Header form of `durability`. */
+                Durability?: components["parameters"]["DurabilityHeader"];
             };
             path: {
                 /** @description The connection. Anything that is no connection ID is answered as an unknown one. */

@@ -286,6 +286,11 @@ const variables = {
     fallback: "67108864",
     why: "bytes that may wait for one connection; more answers 429 log_full",
   },
+  DURABILITY: {
+    kind: oneOf("local", "replica"),
+    fallback: "local",
+    why: "what a 202 waits for when the push does not say: the master, or a replica as well (then 503 without one)",
+  },
   LOG_LEVEL: {
     kind: oneOf("trace", "debug", "info", "warn", "error", "fatal", "silent"),
     fallback: "info",
@@ -331,6 +336,7 @@ export interface Config {
   readonly slowBytes: number;
   readonly logMaxMessages: number;
   readonly logMaxBytes: number;
+  readonly durability: Values["DURABILITY"];
   readonly logLevel: Values["LOG_LEVEL"];
   readonly local: boolean;
 }
@@ -408,6 +414,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     slowBytes: values.SLOW_BYTES,
     logMaxMessages: values.LOG_MAX_MESSAGES,
     logMaxBytes: values.LOG_MAX_BYTES,
+    durability: values.DURABILITY,
     logLevel: values.LOG_LEVEL,
     local: values.BRIDGE_LOCAL,
   });

@@ -66,6 +66,7 @@ export const ERRORS = {
   log_full: { status: 429, title: "Too many messages pending", retry: true },
   redis_unavailable: { status: 503, title: "Redis unavailable", retry: true },
   outcome_unknown: { status: 503, title: "Outcome unknown", retry: true },
+  no_replica: { status: 503, title: "No replica", retry: true },
   request_timeout: { status: 408, title: "Request too slow", retry: true },
   headers_too_large: { status: 431, title: "Headers too large", retry: false },
   internal: { status: 500, title: "Internal error", retry: true },

@@ -34,6 +34,9 @@ export const keys = {
   /** String: first answer to an Idempotency-Key. `bridge:{c_…}:idem:<hash>` */
   idempotency: (id: string, hash: string) => own(id, `idem:${hash}`),
 
+  /** String, gone within a second: what a WAIT waits for (replication.ts). `bridge:{c_…}:witness` */
+  witness: (tag: string) => own(tag, "witness"),
+
   /** Sorted set of all connections, all with score 0, for listing in order of ID. */
   connections: "bridge:connections",
   /** Sorted set of all connections by the time (ms) at which somebody should look at them again. */

@@ -14,7 +14,7 @@ local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
 `;
-const prelude = `${names}
+export const prelude = `${names}
 local T = redis.call('TIME')
 local us = T[1] * 1000000 + T[2]
 local ms = math.floor(us / 1000)
@@ -62,7 +62,7 @@ const queuedFlagMs = 2_000;
 export const messageOverheadBytes = 64;
 
 /** Takes one message out of the log (conn KEYS[1], log KEYS[2]), and its bytes out of what waits. */
-const drop = `
+export const drop = `
 local function drop(seq)
   local row = redis.call('XRANGE', KEYS[2], seq, seq)[1]
   if not row then return false end
@@ -545,13 +545,13 @@ return 'recalled'
  * KEYS conn index marks fates scheduled
  * ARGV 1 seq|'' 2 scheduledId|''
  * Returns {'missing'} or {'waiting', record, state, ended, endedReason} or
- * {'facts', nowMs, seq, expiresAt, online, acked, sent, state, ended, reason, epoch, leaseLive, fate|'', sentAt|'', ackedAt|'', ackKind|'', record|''}.
+ * {'facts', nowMs, seq, expiresAt, online, acked, sent, state, ended, reason, epoch, leaseLive, fate|'', sentAt|'', ackedAt|'', ackKind|'', record|'', durable}.
  */
 export const receiptScript: Script = {
   name: "bridgeReceipt",
   keys: 5,
   lua: `${prelude}
-local c = redis.call('HMGET', KEYS[1], 'state', 'acked', 'sent', 'ended', 'reason', 'epoch', 'lease')
+local c = redis.call('HMGET', KEYS[1], 'state', 'acked', 'sent', 'ended', 'reason', 'epoch', 'lease', 'durable')
 if not c[1] then return {'missing'} end
 local seq, record = ARGV[1], ''
 if seq == '' then
@@ -586,11 +586,11 @@ for _ = 1, 50 do
   if #page < 200 or (ackedAt ~= '' and sentAt ~= '') then break end
 end
 return {'facts', text(ms), seq, exp, online, c[2] or '0', c[3] or '0', c[1], c[4] or '', c[5] or '',
-  c[6] or '0', (c[1] == 'open' and ms < tonumber(c[7] or 0)) and 1 or 0, fate, sentAt, ackedAt, kind, record}
+  c[6] or '0', (c[1] == 'open' and ms < tonumber(c[7] or 0)) and 1 or 0, fate, sentAt, ackedAt, kind, record, c[8] or '0'}
 `,
 };
 
-/** Completes a stored first answer. KEYS idempotency; ARGV answer. */
+/** Completes a stored first answer; an empty one says that there will be none. KEYS idempotency; ARGV answer. */
 export const settleScript: Script = {
   name: "bridgeSettle",
   keys: 1,
@@ -598,6 +598,7 @@ export const settleScript: Script = {
 local v = redis.call('GET', KEYS[1])
 if not v then return 0 end
 local facts = string.match(v, '^(%S+ %d+ %S+ %d+ %d %S+)')
+if ARGV[1] == '' then facts = string.gsub(facts, '^(%S+) %d+', '%1 0') end
 redis.call('SET', KEYS[1], facts .. ' ' .. ARGV[1], 'KEEPTTL')
 return 1
 `,

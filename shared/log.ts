@@ -57,6 +57,8 @@ export interface Append {
   ttlSeconds: number;
   topic?: string;
   idempotency?: Idempotency;
+  /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
+  durability?: "replica";
 }
 
 export interface Idempotency {
@@ -70,6 +72,8 @@ export interface Idempotency {
 /** An accepted message. */
 export interface Appended {
   messageId: string;
+  /** Where it is: its seq, or the ID under which it waits for its time. */
+  place: { seq: number } | { scheduledId: string };
   expiresAtMs: number;
   online: boolean;
   status: "queued" | "scheduled" | "undeliverable";
@@ -126,6 +130,8 @@ export type Fact =
       ackedAtMs: number | undefined;
       ackedBy: "client" | "socket" | undefined;
       record: string;
+      /** A replica has everything up to here. */
+      durable: number;
     };
 
 export type RecallOutcome =
@@ -295,6 +301,7 @@ export class Log {
     if (reply[0] === "done")
       return {
         messageId: scheduledMessageId(id, scheduledId),
+        place: { scheduledId },
         expiresAtMs: 0,
         online: false,
         status: "queued",
@@ -394,6 +401,10 @@ export class Log {
           : scheduledId === "-"
             ? messageId(connectionId, Number(place))
             : scheduledMessageId(connectionId, scheduledId),
+      place:
+        status === "scheduled"
+          ? { scheduledId: place }
+          : { seq: Number(place) },
       expiresAtMs: Number(parts[2]),
       online: Number(parts[3]) === 1,
       status: status as Appended["status"],
@@ -406,10 +417,10 @@ export class Log {
     return appended;
   }
 
-  /** Stores the final answer of a waited push for replays. */
+  /** Stores the final answer of a waited push for replays; "" when there will be none. */
   async settle(
     connectionId: string,
-    idempotency: Idempotency,
+    idempotency: Pick<Idempotency, "key">,
     answer: string,
   ): Promise<void> {
     await this.#redis.run(
@@ -595,6 +606,7 @@ export class Log {
       ackedAt,
       by,
       record = "",
+      durable,
     ] = rest;
     return {
       kind: "facts",
@@ -614,6 +626,7 @@ export class Log {
       ackedAtMs: optional(ackedAt),
       ackedBy: by === "client" || by === "socket" ? by : undefined,
       record,
+      durable: Number(durable),
     };
   }
 }

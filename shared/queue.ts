@@ -63,6 +63,7 @@ interface ScheduledJob {
   binary: boolean;
   ttlSeconds: number;
   topic?: string;
+  durability?: "replica";
 }
 
 export class DeliveryQueues {
@@ -213,6 +214,7 @@ export class DeliveryQueues {
       binary: push.binary,
       ttlSeconds: push.ttlSeconds,
       ...(push.topic === undefined ? {} : { topic: push.topic }),
+      ...(push.durability ? { durability: push.durability } : {}),
     };
     await queue.add("push", data, {
       jobId: `s${scheduledId}`,

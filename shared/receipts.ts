@@ -64,14 +64,20 @@ function settle(facts: Extract<Fact, { kind: "facts" }>): State {
     : { status: "queued", atMs: acceptedMs };
 }
 
-/** `w:dueMs:expiresMs:acceptedMs:online`, as log-scripts.ts stores it. */
+/** `w:dueMs:expiresMs:acceptedMs:online`, as log-scripts.ts stores it; `:replica` after it is replication.ts's. */
 function parseWaiting(record: string) {
   const at = record.indexOf("w:");
   const [due = 0, expires = 0, accepted = 0, online = 0] = record
     .slice(at + 2)
-    .split(":")
+    .split(":", 4)
     .map(Number);
-  return { due, expires, accepted, online };
+  return {
+    due,
+    expires,
+    accepted,
+    online,
+    durable: record.endsWith(":replica"),
+  };
 }
 
 /** Reads and follows receipts. */
@@ -112,11 +118,13 @@ export class Receipts {
     let state: State;
     let expiresMs: number;
     let online: number;
+    let durable: boolean;
     if (facts.kind === "waiting") {
       const { record, nowMs } = facts;
       const waiting = parseWaiting(record);
       expiresMs = waiting.expires;
       online = waiting.online;
+      durable = waiting.durable;
       push("scheduled", waiting.accepted);
       const [kind, at] = record.split(":");
       if (kind === "r") state = { status: "recalled", atMs: Number(at) };
@@ -142,10 +150,12 @@ export class Receipts {
       if (this.#isOver(state, facts.nowMs)) return undefined;
       expiresMs = facts.expiresAtMs;
       online = facts.online ? 1 : 0;
+      durable = facts.seq <= facts.durable;
       if (facts.record !== "") {
         const waiting = parseWaiting(facts.record);
         push("scheduled", waiting.accepted);
         online = waiting.online;
+        durable ||= waiting.durable;
       }
       push("queued", Math.floor(facts.seq / 1_000));
       if (facts.sent >= facts.seq || state.status === "delivered")
@@ -163,6 +173,7 @@ export class Receipts {
       recipients: 1,
       online,
       expiresAt: time(expiresMs),
+      durability: durable ? "replica" : "local",
       ack:
         state.status === "delivered" && facts.kind === "facts"
           ? (facts.ackedBy ?? "client")

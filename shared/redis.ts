@@ -9,6 +9,7 @@ import { EventEmitter } from "node:events";
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { BridgeError } from "./errors.js";
 import { channels } from "./keys.js";
+import { slotOf } from "./slots.js";
 import type { Logger } from "./logging.js";
 
 /** A Lua script with its name and the number of its keys. Sent once, then by its hash. */
@@ -147,6 +148,9 @@ function connect(address: Address, extra: Options): Client {
   const [node] = address.nodes;
   return new BatchingRedis({ ...common, ...node });
 }
+
+/** A connection to one master and no other. */
+export type MasterConnection = Redis;
 
 type Handler = (payload: Buffer) => void;
 
@@ -396,6 +400,37 @@ export class RedisLink {
   openBlocking(): Client {
     const client = connect(this.#address, { maxRetriesPerRequest: null });
     this.#watch(client, "blocking");
+    this.#blocking.push(client);
+    return client;
+  }
+
+  /** The master that holds `{tag}`; always the same word where there is but one. Throws redis_unavailable. */
+  masterOf(tag: string): string {
+    if (!(this.client instanceof Cluster)) return "master";
+    const [node] = this.client.slots[slotOf(tag)] ?? [];
+    if (node === undefined) throw away();
+    return node;
+  }
+
+  /**
+   * A connection of its own to a master. What was not answered when it broke is refused and never sent again: an order
+   * of commands that means something (replication.ts) must not be torn apart.
+   */
+  openMaster(master: string): MasterConnection {
+    const { options, mode } = this.#address;
+    const at = master.lastIndexOf(":");
+    const alone: Address = {
+      mode: "single",
+      nodes: [
+        { host: master.slice(0, at), port: Number(master.slice(at + 1)) },
+      ],
+      name: "",
+      options,
+    };
+    const client = connect(mode === "cluster" ? alone : this.#address, {
+      maxRetriesPerRequest: 0,
+    }) as Redis;
+    this.#watch(client, "replication");
     this.#blocking.push(client);
     return client;
   }

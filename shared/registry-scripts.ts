@@ -63,7 +63,7 @@ export const claimScript: Script = {
   keys: 20,
   lua: `${prelude}
 local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
-  'user', 'groups', 'labels', 'permissions', 'created')
+  'user', 'groups', 'labels', 'permissions', 'created', 'suspect')
 if not c[1] then return {'not_found'} end
 if c[1] == 'ended' then return {'ended', c[4], c[5]} end
 if c[1] == 'open' then
@@ -94,7 +94,7 @@ redis.call('HSET', KEYS[10], 'opts.maxLenEvents', 0)
 expire(1, #KEYS, tonumber(ARGV[8]))
 if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
 return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.call('LLEN', KEYS[8]), redis.call('LLEN', KEYS[9]),
-  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked)}
+  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or ''}
 `,
 };
 

@@ -65,6 +65,8 @@ export interface Claim {
   /** What had been acked before this claim. */
   acked: number;
   lost: boolean;
+  /** Sockets ended at its first unacked message: what is known of that (poison.ts). */
+  suspect: string;
   /** Deliver jobs that wait, and that some worker holds. */
   waiting: number;
   active: number;
@@ -188,6 +190,7 @@ export class Registry {
       permissions,
       created,
       acked,
+      suspect = "",
     ] = reply.map(String);
     await this.#lookAgain(
       connectionId,
@@ -201,6 +204,7 @@ export class Registry {
       readTo: Number(readTo),
       acked: Number(acked),
       lost: lost === "1",
+      suspect,
       waiting: Number(waiting),
       active: Number(active),
       identity: {

@@ -1,10 +1,12 @@
-/** What both functions keep in Redis, put together once: registry, log, queues and tokens over one link. */
+/** What both functions keep in Redis, put together once: registry, log, queues, replication and tokens over one link. */
 import type { Config } from "./config.js";
 import { Log, logScripts } from "./log.js";
 import type { Logger } from "./logging.js";
+import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
 import { Registry, registryScripts } from "./registry.js";
+import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 
 export interface Stores {
@@ -12,6 +14,7 @@ export interface Stores {
   registry: Registry;
   log: Log;
   queues: DeliveryQueues;
+  replication: Replication;
   tokens: Tokens;
   /** Ends Workers, then connections. */
   close(): Promise<void>;
@@ -21,7 +24,7 @@ export interface Stores {
 export function openStores(config: Config, logger: Logger): Stores {
   const redis = new RedisLink(
     config.redisUrl,
-    [...logScripts, ...registryScripts],
+    [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
     logger,
   );
   const registry = new Registry(redis, config);
@@ -43,6 +46,7 @@ export function openStores(config: Config, logger: Logger): Stores {
     registry,
     log,
     queues,
+    replication: new Replication(redis, logger),
     tokens,
     async close() {
       await queues.close();

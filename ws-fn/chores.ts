@@ -5,7 +5,9 @@
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import type { DeliveryQueues } from "../shared/queue.js";
+import type { RedisLink } from "../shared/redis.js";
 import type { Registry } from "../shared/registry.js";
+import type { Replication } from "../shared/replication.js";
 import { BridgeError } from "../shared/errors.js";
 
 /** Refusals at the due time that trying again does not change. */
@@ -15,15 +17,20 @@ const settled = new Set([
   "log_full",
 ]);
 
+/** How long a due message may wait for a replica before its job tries again. */
+const confirmDueMs = 500;
+
 /** Starts the chores; returns what ends them. */
 export function startChores(deps: {
   registry: Registry;
   queues: DeliveryQueues;
   log: Log;
+  replication: Replication;
+  redis: Pick<RedisLink, "mode">;
   logger: Logger;
   everyMs: number;
 }): () => void {
-  const { registry, queues, log, logger, everyMs } = deps;
+  const { registry, queues, log, replication, redis, logger, everyMs } = deps;
   let stopped = false;
   let scheduleStarted = false;
   let timer: NodeJS.Timeout | undefined;
@@ -37,6 +44,15 @@ export function startChores(deps: {
             const appended = await log.appendDue(push, scheduledId);
             if (appended && appended.jobEpoch > 0)
               await queues.wake(push.connectionId, appended.jobEpoch);
+            // On a Cluster the job may lie on another master: it stays until the log's own replica has the message.
+            if (push.durability && redis.mode === "cluster") {
+              const { connectionId } = push;
+              await replication.ready(connectionId);
+              await replication.confirm(
+                { connectionId, place: { scheduledId }, due: true },
+                confirmDueMs,
+              );
+            }
           } catch (error) {
             if (!(error instanceof BridgeError && settled.has(error.code)))
               throw error;

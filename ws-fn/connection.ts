@@ -30,6 +30,7 @@ import { channels } from "../shared/keys.js";
 import { parseBell, type Bell, type Entry } from "../shared/entry.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
+import { accuse, parseSuspect, poisonWithinMs } from "../shared/poison.js";
 import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Claim, Registry } from "../shared/registry.js";
@@ -123,6 +124,9 @@ export class Connection {
   #renewals = 0;
   #slowTimer: NodeJS.Timeout | undefined;
   #messages = 0;
+  /** The message that is sent alone; once it is sent, and until it is acked or survived, nothing follows it. */
+  readonly #suspect: number;
+  #holding = false;
   #leave: "end" | "release" | "nothing" = "release";
   #settle: () => void = () => undefined;
   #onGap = () => void this.#delivery.read();
@@ -138,6 +142,7 @@ export class Connection {
     this.#lease = admitted.lease;
     this.#epoch = claim.epoch;
     this.#handed = claim.cur;
+    this.#suspect = parseSuspect(claim.suspect).suspect;
     this.#channel = `${channels.bell(connectionId)}${claim.epoch}`;
     this.#logger = deps.logger.child({ connectionId, epoch: claim.epoch });
     this.closed = new Promise((resolve) => {
@@ -299,9 +304,21 @@ export class Connection {
       else this.#socket.send(frame, () => this.#reporter.ack(seq));
     }
     this.#reporter.sent(seq, entry.total);
-    if (this.#socket.bufferedBytes <= slowBytes) return false;
+    if (seq === this.#suspect && this.#speaker.acks) {
+      this.#logger.warn({ seq }, "a suspected message is sent alone");
+      this.#holding = true;
+      this.#after(poisonWithinMs, () => this.#goOn());
+    }
+    if (this.#socket.bufferedBytes <= slowBytes) return this.#holding;
     this.#watchSlow(this.#socket.bufferedBytes);
     return true;
+  }
+
+  /** The suspected message did no harm. */
+  #goOn(): void {
+    if (!this.#holding) return;
+    this.#holding = false;
+    if (this.#slowTimer === undefined) this.#delivery.unblock();
   }
 
   /** The socket has enough: wait until it took half, give up when it takes nothing for long. */
@@ -314,7 +331,7 @@ export class Connection {
       const left = this.#socket.bufferedBytes;
       if (left < slowBytes / 2) {
         this.#slowTimer = undefined;
-        this.#delivery.unblock();
+        if (!this.#holding) this.#delivery.unblock();
         return;
       }
       if (left < least) {
@@ -482,7 +499,10 @@ export class Connection {
             }),
             CLOSE_POLICY,
           );
-        else this.#reporter.ack(said.seq);
+        else {
+          this.#reporter.ack(said.seq);
+          if (this.#holding && said.seq >= this.#suspect) this.#goOn();
+        }
         return;
       case "pong":
         return;
@@ -555,6 +575,10 @@ export class Connection {
       (this.#state === "open" || this.#state === "moving")
     )
       this.#leave = "end";
+    // Only an end that was not ours says something about what was sent last (poison.ts).
+    const byClient = this.#leave === "release" && this.#state === "open";
+    const soon =
+      performance.now() - this.#delivery.activeAtMs <= poisonWithinMs;
     this.#to = "closed";
     this.#delivery.stop();
     this.#limit.close();
@@ -567,6 +591,7 @@ export class Connection {
     const steps: (() => Promise<unknown>)[] = [
       () => redis.subscriptions.unsubscribe(this.#channel),
       () => this.#reporter.flush(),
+      () => (byClient ? this.#accuse(soon) : Promise.resolve()),
       () => this.#worker.close(),
       () =>
         this.#leave === "end"
@@ -596,5 +621,23 @@ export class Connection {
       "connection closed",
     );
     this.#settle();
+  }
+
+  /** The socket ended without our doing. Nothing to tell of most: all was acked, or nothing was sent. */
+  async #accuse(soon: boolean): Promise<void> {
+    const { suspected } = parseSuspect(this.#admitted.claim.suspect);
+    const unacked = this.#messages > 0 && this.#reporter.acked < this.#handed;
+    if (
+      !this.#speaker.acks ||
+      !(suspected ? this.#messages > 0 : soon && unacked)
+    )
+      return;
+    const { redis } = this.#deps;
+    const seq = await accuse(redis, this.id, this.#epoch, {
+      sent: this.#handed,
+      soon,
+    });
+    if (seq !== undefined)
+      this.#logger.error({ seq }, "a message is given up as poison");
   }
 }

@@ -20,7 +20,7 @@ async function main(): Promise<void> {
   const logger = createLogger("ws-fn", config.logLevel);
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, tokens } = stores;
+  const { redis, registry, log, queues, replication, tokens } = stores;
   const pulse = new Pulse();
   const server = new BridgeServer({
     instance,
@@ -38,6 +38,8 @@ async function main(): Promise<void> {
     registry,
     queues,
     log,
+    replication,
+    redis,
     logger,
     everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
   });

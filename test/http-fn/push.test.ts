@@ -615,3 +615,33 @@ t.test("the limit in the code is the one of openapi.yaml", async (t: Test) => {
   const { MessageBody } = contract.document.components.schemas;
   t.match(MessageBody, { "x-max-bytes": 262_144 });
 });
+
+t.test("durability is asked for by header, query or default", async (t) => {
+  const fake = setup(t);
+  const strict = setup(t, { durability: "replica" });
+  const said = async (
+    where: FakeSetup,
+    options: Omit<PostOptions, "body"> = {},
+  ) => {
+    const to = where.bridge.connect();
+    const answer = await post(where, to, { body: "x", ...options });
+    t.equal(answer.statusCode, 202);
+    return answer.json<Accepted>().durability;
+  };
+  t.equal(await said(fake), "local");
+  t.equal(await said(fake, { query: "?durability=replica" }), "replica");
+  t.equal(await said(fake, { headers: { durability: "replica" } }), "replica");
+  t.equal(await said(strict), "replica");
+  t.equal(await said(strict, { query: "?durability=local" }), "local");
+  const to = fake.bridge.connect();
+  const bad = await post(fake, to, { query: "?durability=eternal", body: "x" });
+  t.equal(bad.statusCode, 400);
+  t.equal(bad.json<Problem>().code, "invalid_parameter");
+  const key = { "idempotency-key": "k" };
+  await post(fake, to, { headers: key, body: "x" });
+  const other = await post(fake, to, {
+    headers: { ...key, durability: "replica" },
+    body: "x",
+  });
+  t.equal(other.statusCode, 422, "it is another request");
+});

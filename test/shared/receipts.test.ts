@@ -41,6 +41,7 @@ function queued(): Extract<Fact, { kind: "facts" }> {
     ackedAtMs: undefined,
     ackedBy: undefined,
     record: "",
+    durable: 0,
   };
 }
 

@@ -1,0 +1,327 @@
+/**
+ * Durability `replica`: the answer to a push waits until a replica has it (delivery rule 11).
+ *
+ * Per master one more connection, used by nothing else, opened by the first push that asks. Whatever waits when a round
+ * begins goes in it together: for each push a look whether this very server holds it, then one write, then one WAIT,
+ * which covers everything that this server executed before its own connection's last write. Without that write WAIT
+ * knows of nothing to wait for and says yes at once; without the look a server that was promoted in between would
+ * vouch for a push that only its predecessor had.
+ */
+import { BridgeError } from "./errors.js";
+import { bullPrefix, keys } from "./keys.js";
+import type { Logger } from "./logging.js";
+import type { MasterConnection, RedisLink, Script } from "./redis.js";
+
+export type Durability = "local" | "replica";
+
+/** A push with its WAIT is answered after this long at the latest: within the second that is promised. */
+export const confirmWithinMs = 900;
+/** How long one WAIT may take; what came meanwhile waits for the next one. */
+const waitMs = 500;
+/** Silence beyond that means that the connection is dead: it is made anew. */
+const silenceMs = 2_000;
+/** How long it may take to hear of a replica before anything is stored. */
+const askMs = 600;
+/** For how long it counts that there is a replica. */
+const knownMs = 1_000;
+/** The witness of a round, which is its write, goes by itself. */
+const witnessMs = 1_000;
+
+/**
+ * Notes what a replica has, for receipts: everything up to a seq, or a scheduled message.
+ * KEYS conn scheduled; ARGV seq|'' scheduledId|''
+ */
+const markScript: Script = {
+  name: "bridgeMarkReplica",
+  keys: 2,
+  lua: `
+if ARGV[1] ~= '' then
+  local known = redis.call('HMGET', KEYS[1], 'state', 'durable')
+  if known[1] and tonumber(known[2] or 0) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'durable', ARGV[1]) end
+else
+  local record = redis.call('HGET', KEYS[2], ARGV[2])
+  if record and not string.find(record, ':replica', 1, true) then
+    redis.call('HSET', KEYS[2], ARGV[2], record .. ':replica')
+  end
+end
+return 1
+`,
+};
+
+export const replicationScripts: readonly Script[] = [markScript];
+
+/** What a replica shall have. */
+export interface Held {
+  connectionId: string;
+  /** Its place: the seq, or the ID of a message that waits for its time. */
+  place: { seq: number } | { scheduledId: string };
+  /** Hash of its Idempotency-Key, which outlives the message. */
+  idempotencyKey?: string;
+  /** With a scheduled message: that it is in the log by now. */
+  due?: boolean;
+}
+
+interface Waiter {
+  holds: (client: MasterConnection) => Promise<boolean>;
+  mark: (() => Promise<unknown>) | undefined;
+  confirmed: boolean;
+  done: (error?: BridgeError) => void;
+}
+
+const unknown = (detail: string, cause?: unknown) =>
+  new BridgeError("outcome_unknown", { detail, retryAfterSeconds: 1 }, cause);
+
+/** Confirms that replicas have what was pushed. */
+export class Replication {
+  readonly #redis: RedisLink;
+  readonly #logger: Logger;
+  readonly #masters = new Map<string, Master>();
+
+  constructor(redis: RedisLink, logger: Logger) {
+    this.#redis = redis;
+    this.#logger = logger;
+  }
+
+  /** The write that gives WAIT something to wait for. `tag` lies in a slot of the master asked. */
+  protected witness(client: MasterConnection, tag: string): Promise<unknown> {
+    return client.set(keys.witness(tag), "1", "PX", witnessMs);
+  }
+
+  /** Whether this server, and no other, has the push. */
+  protected async holds(
+    client: MasterConnection,
+    { connectionId: id, place, idempotencyKey, due }: Held,
+  ): Promise<boolean> {
+    const name = "seq" in place ? String(place.seq) : place.scheduledId;
+    if (idempotencyKey !== undefined) {
+      const stored = await client.get(keys.idempotency(id, idempotencyKey));
+      return stored?.split(" ")[2] === name;
+    }
+    if ("seq" in place)
+      return (
+        (await client.xrange(keys.index(id), name, name, "COUNT", 1)).length > 0
+      );
+    const record = await client.hget(keys.scheduled(id), name);
+    return record !== null && !(due && record.startsWith("w"));
+  }
+
+  #master(tag: string): Master {
+    const name = this.#redis.masterOf(tag);
+    let master = this.#masters.get(name);
+    if (!master) {
+      master = new Master(
+        this.#redis.openMaster(name),
+        (client, witnessTag) => this.witness(client, witnessTag),
+        this.#logger,
+      );
+      this.#masters.set(name, master);
+    }
+    return master;
+  }
+
+  /** Before anything is stored. Throws no_replica when there is none to wait for, redis_unavailable. */
+  async ready(connectionId: string): Promise<void> {
+    if (!(await this.#master(connectionId).hasReplica()))
+      throw new BridgeError("no_replica", {
+        detail: "Redis has no replica that could confirm the message",
+        retryAfterSeconds: 1,
+      });
+  }
+
+  /** Resolves when a replica has it. Throws outcome_unknown when none said so within `ms`. */
+  async confirm(held: Held, ms: number): Promise<void> {
+    const { connectionId: id, place, due } = held;
+    const [seq, scheduledId] =
+      "seq" in place ? [place.seq, ""] : ["", place.scheduledId];
+    await this.#master(id).confirm(
+      {
+        tag: id,
+        holds: (client) => this.holds(client, held),
+        mark: due
+          ? undefined
+          : () =>
+              this.#redis.run(
+                markScript,
+                [keys.connection(id), keys.scheduled(id)],
+                [seq, scheduledId],
+              ),
+      },
+      ms,
+    );
+  }
+
+  /** The same for the job of a scheduled message, which may lie on another master. */
+  async confirmJob(
+    connectionId: string,
+    scheduledId: string,
+    ms: number,
+  ): Promise<void> {
+    await this.#master("schedule").confirm(
+      {
+        tag: "schedule",
+        holds: async (client) => {
+          const job = `${bullPrefix}:${keys.scheduleQueue}:s${scheduledId}`;
+          if ((await client.exists(job)) === 1) return true;
+          // It has run: the message is in the log.
+          const record = await this.#redis.command(
+            "HGET",
+            keys.scheduled(connectionId),
+            scheduledId,
+          );
+          return typeof record === "string" && !record.startsWith("w");
+        },
+        mark: undefined,
+      },
+      ms,
+    );
+  }
+}
+
+/** One master's WAIT connection and who waits for it. */
+class Master {
+  readonly #client: MasterConnection;
+  readonly #witness: (
+    client: MasterConnection,
+    tag: string,
+  ) => Promise<unknown>;
+  readonly #logger: Logger;
+  #waiting: (Waiter & { tag: string })[] = [];
+  #running = false;
+  #knownAt = -Infinity;
+  #asking: Promise<boolean> | undefined;
+
+  constructor(
+    client: MasterConnection,
+    witness: (client: MasterConnection, tag: string) => Promise<unknown>,
+    logger: Logger,
+  ) {
+    this.#client = client;
+    this.#witness = witness;
+    this.#logger = logger;
+  }
+
+  async hasReplica(): Promise<boolean> {
+    if (performance.now() - this.#knownAt < knownMs) return true;
+    this.#asking ??= this.#ask().finally(() => {
+      this.#asking = undefined;
+    });
+    return this.#asking;
+  }
+
+  async #ask(): Promise<boolean> {
+    try {
+      const role = (await within(askMs, this.#client.call("ROLE"))) as unknown;
+      const [kind, , replicas] = role as [string, number, unknown[]];
+      const has = kind === "master" && replicas.length > 0;
+      if (has) this.#knownAt = performance.now();
+      return has;
+    } catch (error) {
+      throw new BridgeError(
+        "redis_unavailable",
+        { retryAfterSeconds: 1 },
+        error,
+      );
+    }
+  }
+
+  confirm(
+    wanted: { tag: string } & Pick<Waiter, "holds" | "mark">,
+    ms: number,
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => {
+          waiter.done(
+            waiter.confirmed
+              ? undefined
+              : unknown("no replica confirmed the message in time"),
+          );
+        },
+        Math.max(0, ms),
+      );
+      const waiter: Waiter & { tag: string } = {
+        ...wanted,
+        confirmed: false,
+        done(error) {
+          clearTimeout(timer);
+          if (error) reject(error);
+          else resolve();
+        },
+      };
+      this.#waiting.push(waiter);
+      if (!this.#running) void this.#rounds();
+    });
+  }
+
+  async #rounds(): Promise<void> {
+    this.#running = true;
+    while (this.#waiting.length > 0) {
+      const round = this.#waiting;
+      this.#waiting = [];
+      await this.#round(round).catch((error: unknown) => {
+        for (const { done } of round)
+          done(unknown("no replica confirmed the message", error));
+      });
+    }
+    this.#running = false;
+  }
+
+  async #round(round: (Waiter & { tag: string })[]): Promise<void> {
+    const client = this.#client;
+    const [first] = round;
+    if (!first) return;
+    // All of it leaves in this turn, in this order, on one connection; nothing is sent again on another one.
+    const held = round.map(({ holds }) => holds(client).catch(() => false));
+    const answers = Promise.all([
+      this.#witness(client, first.tag),
+      client.call("WAIT", 1, waitMs),
+    ]);
+    let replicas: number;
+    try {
+      replicas = Number((await within(waitMs + silenceMs, answers))[1]);
+    } catch (error) {
+      if (error instanceof Silence) client.disconnect(true);
+      this.#knownAt = -Infinity;
+      throw error;
+    }
+    if (replicas < 1) {
+      // A replica that is gone is found out before the next push is stored.
+      this.#knownAt = -Infinity;
+      this.#logger.warn(
+        { pushes: round.length },
+        "no replica confirmed in time",
+      );
+      throw new Error("WAIT answered 0");
+    }
+    for (const [index, waiter] of round.entries()) {
+      if (!(await held[index])) {
+        waiter.done(unknown("this Redis does not have the message"));
+        continue;
+      }
+      waiter.confirmed = true;
+      // Only the receipt depends on it, and understates without it.
+      void (waiter.mark?.() ?? Promise.resolve())
+        .catch(() => undefined)
+        .then(() => waiter.done());
+    }
+  }
+}
+
+class Silence extends Error {}
+
+async function within<T>(ms: number, answer: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    return await Promise.race([
+      answer,
+      new Promise<never>((_, reject) => {
+        timer = setTimeout(
+          () => reject(new Silence(`no answer in ${ms} ms`)),
+          ms,
+        );
+      }),
+    ]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

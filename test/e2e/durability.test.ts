@@ -1,0 +1,121 @@
+/** `durability=replica` with the built processes: what the 202 and the receipt say, and what a retry may rely on. */
+import t from "tap";
+import { startApplication } from "../fixtures/application.js";
+import { backendOf } from "../fixtures/backend.js";
+import { startHttpFn, startWsFn } from "../fixtures/processes.js";
+import { replicatedRedis } from "../fixtures/redis.js";
+import { until } from "../fixtures/until.js";
+
+const patience = { ms: 20_000, every: 50 };
+
+t.test("a push that waits for a replica", async (t) => {
+  const { master, replica } = await replicatedRedis(t);
+  const env = { REDIS_URL: master.url, LOG_LEVEL: "error" };
+  const [httpFn, always, wsFn] = await Promise.all([
+    startHttpFn(t, env),
+    startHttpFn(t, { ...env, DURABILITY: "replica" }),
+    startWsFn(t, env),
+  ]);
+  const backend = backendOf(t, httpFn.url);
+  const { connectionId, token } = await backend.prepare();
+  const application = startApplication(t, { token, to: () => wsFn.url });
+  await application.bridge.ready;
+  const push = (body: string, query: string, key?: string) =>
+    backend.push(connectionId, body, {
+      query,
+      headers: key === undefined ? {} : { "idempotency-key": key },
+    });
+  const told = async (id: string) => (await backend.receipt(id)).durability;
+  /** On a machine this busy a replica may miss the deadline: as a good backend does, with a key. */
+  const accepted = async (body: string, query: string) => {
+    const answer = await until(async () => {
+      const answer = await push(body, query, body);
+      return answer.status === 503 ? undefined : answer;
+    }, patience);
+    return {
+      answered: answer.status,
+      ...answer.json<{ id: string; durability: string }>(),
+    };
+  };
+
+  const plain = await backend.accepted(connectionId, "plain");
+  t.equal(plain.durability, "local");
+  t.equal(await told(plain.id), "local");
+  const safe = await accepted("safe", "?durability=replica");
+  t.match(safe, { answered: 202, durability: "replica" });
+  t.equal(await told(safe.id), "replica");
+  const waited = await accepted("waited", "?durability=replica&wait=20");
+  t.match(waited, { answered: 200, durability: "replica", ack: "client" });
+  const later = await accepted("later", "?durability=replica&delay=0.5");
+  t.match(later, { answered: 202, durability: "replica" });
+  t.equal(await told(later.id), "replica");
+  await application.has(4);
+  t.equal(await told(later.id), "replica");
+
+  const other = backendOf(t, always.url);
+  const { connectionId: another } = await other.prepare();
+  const byDefault = await until(async () => {
+    const answer = await other.push(another, "default", {
+      headers: { "idempotency-key": "default" },
+    });
+    return answer.status === 202 ? answer.json() : undefined;
+  }, patience);
+  t.equal(byDefault["durability"], "replica");
+  const lowered = await other.push(another, "x", {
+    query: "?durability=local",
+  });
+  t.equal(lowered.json()["durability"], "local");
+
+  replica.freeze();
+  for (const query of ["?durability=replica", "?durability=replica&wait=20"]) {
+    const key = `short ${query}`;
+    const short = await push(key, query, key);
+    t.equal(short.status, 503);
+    t.match(short.json(), { code: "outcome_unknown" });
+    t.match(short.headers["retry-after"], /^[1-9]/);
+    const again = await push(key, query, key);
+    t.equal(again.status, 503, "a retry claims nothing that it did not see");
+    t.match(again.json(), { code: "outcome_unknown" });
+  }
+  t.equal((await push("local", "")).status, 202, "who does not ask is served");
+  replica.thaw();
+  for (const query of ["?durability=replica", "?durability=replica&wait=20"]) {
+    const key = `short ${query}`;
+    const answer = await until(async () => {
+      const answer = await push(key, query, key);
+      return answer.status < 300 ? answer : undefined;
+    }, patience);
+    t.equal(answer.headers["idempotency-replayed"], "true");
+    t.match(answer.json(), { durability: "replica" });
+  }
+  await application.has(7);
+  t.same(
+    application.texts,
+    [
+      "plain",
+      "safe",
+      "waited",
+      "later",
+      "short ?durability=replica",
+      "short ?durability=replica&wait=20",
+      "local",
+    ],
+    "every one once, retries and all",
+  );
+
+  await replica.stop();
+  const refused = await until(async () => {
+    const answer = await push("unstored", "?durability=replica");
+    return answer.json()["code"] === "no_replica" ? answer : undefined;
+  }, patience);
+  t.equal(refused.status, 503);
+  const before = await master.cli("XLEN", `bridge:{${connectionId}}:index`);
+  t.match((await push("unstored", "?durability=replica")).json(), {
+    code: "no_replica",
+  });
+  t.equal(
+    await master.cli("XLEN", `bridge:{${connectionId}}:index`),
+    before,
+    "nothing was stored",
+  );
+});
