@@ -12,6 +12,8 @@ export interface FunctionProcessOptions {
   readonly directory: string;
   /** The whole environment. */
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** What is executed in that folder; default: its `scf_bootstrap`. */
+  readonly command?: readonly [string, readonly string[]] | undefined;
   readonly reaper: Reaper;
   onLine(stream: "stdout" | "stderr", line: string): void;
   /** It has ended, or never began; its last output may still come. */
@@ -36,7 +38,9 @@ export class FunctionProcess {
   #hasEnded = false;
 
   constructor(options: FunctionProcessOptions) {
-    const child = spawn(join(options.directory, "scf_bootstrap"), [], {
+    const bootstrap = join(options.directory, "scf_bootstrap");
+    const [command, args] = options.command ?? [bootstrap, []];
+    const child = spawn(command, args, {
       cwd: options.directory,
       env: options.env,
       // A group of its own: Ctrl-C in the terminal reaches only the platform, which then ends its children in order.

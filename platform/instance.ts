@@ -16,10 +16,12 @@ import { FunctionProcess } from "./function-process.js";
 import type { InitFault } from "./init-faults.js";
 import { ListenReport, PLATFORM_PORT } from "./listen-report.js";
 import type { Log, PrintedLine } from "./logs.js";
+import { OwnNetwork } from "./own-network.js";
 import { accepts, findFreePort } from "./ports.js";
 import type { Reaper } from "./reaper.js";
 import { scfEnvironment } from "./scf.js";
 import { StartError } from "./start-error.js";
+import type { Rules } from "./rules.js";
 import { describeExit, type Exit } from "./verdict.js";
 
 export { StartError } from "./start-error.js";
@@ -44,6 +46,7 @@ export interface InstanceOptions {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Where the port shim may write. */
   readonly folder: string;
+  readonly network: Rules["network"];
   readonly reaper: Reaper;
   readonly fault?: InitFault | undefined;
   readonly clock: Clock;
@@ -87,6 +90,7 @@ export class Instance {
   readonly #options: InstanceOptions;
   #state: InstanceState = "requested";
   #process: FunctionProcess | undefined;
+  #network: OwnNetwork | undefined;
   #resolveExit: (exit: Exit) => void = () => {};
 
   constructor(options: InstanceOptions) {
@@ -285,22 +289,23 @@ export class Instance {
   }
 
   #spawn(deployment: Deployment, report: ListenReport): FunctionProcess {
-    const { description, env, reaper, print } = this.#options;
+    const { description, env, reaper, print, network, folder } = this.#options;
     const { directory } = deployment;
     const { functionName, id: instanceId } = this;
+    if (network === "own")
+      this.#network = new OwnNetwork(
+        this.port,
+        join(folder, `network-${instanceId}`),
+      );
     const child = new FunctionProcess({
       directory,
+      command: this.#network?.command,
       env: {
         ...env,
         ...scfEnvironment(description, directory),
-        // What cannot be told a port but has 9000 written into it is a Node program, or cannot run here.
-        PORT: String(this.port),
-        HOST: "127.0.0.1",
-        LOCAL_PLATFORM_PORT: String(this.port),
-        LOCAL_PLATFORM_REPORT: report.file,
-        NODE_OPTIONS: [env["NODE_OPTIONS"], `--import=${SHIM.href}`]
-          .filter((option) => option !== undefined && option !== "")
-          .join(" "),
+        ...(this.#network
+          ? { PORT: String(PLATFORM_PORT) }
+          : this.#mappedPort(report)),
       },
       reaper,
       onLine: (stream, line) =>
@@ -312,8 +317,23 @@ export class Instance {
     return child;
   }
 
+  /** For a network that is shared: a port of its own, by PORT or, where 9000 is written into a Node program, by the shim. */
+  #mappedPort(report: ListenReport): Record<string, string> {
+    const { NODE_OPTIONS } = this.#options.env;
+    return {
+      PORT: String(this.port),
+      HOST: "127.0.0.1",
+      LOCAL_PLATFORM_PORT: String(this.port),
+      LOCAL_PLATFORM_REPORT: report.file,
+      NODE_OPTIONS: [NODE_OPTIONS, `--import=${SHIM.href}`]
+        .filter((option) => option !== undefined && option !== "")
+        .join(" "),
+    };
+  }
+
   #gone(exit: Exit): void {
     this.#setState("gone");
+    this.#network?.close();
     this.#resolveExit(exit);
   }
 

@@ -28,7 +28,7 @@ export class ListenReport {
     const other = listens.at(-1);
     if (other !== undefined) return `it listens on port ${other.port} instead`;
     if (await accepts(PLATFORM_PORT))
-      return `something listens on port ${PLATFORM_PORT} of this machine itself: where many instances share one machine only Node functions can have that port hard-coded, others take it from PORT`;
+      return `something listens on port ${PLATFORM_PORT} of this machine itself: where many instances share one machine only Node functions can have that port hard-coded, others take it from PORT, or need the rule network=own`;
     return "it does not listen at all";
   }
 

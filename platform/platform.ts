@@ -17,6 +17,7 @@ import { Instance } from "./instance.js";
 import { defaultLimits, type Limits } from "./limits.js";
 import { silentLog, type Log, type PrintedLine } from "./logs.js";
 import { createOwnApi } from "./own-api.js";
+import { whyNoOwnNetwork } from "./own-network.js";
 import { Guard } from "./own-guard.js";
 import { isFree } from "./ports.js";
 import { Reaper } from "./reaper.js";
@@ -166,6 +167,9 @@ export class Platform {
     try {
       if (port !== 0 && !(await isFree(port))) throw portTaken(port);
       if (this.#closed) throw new PlatformError("stopped before it was ready");
+      const why =
+        this.#rules.network === "own" ? await whyNoOwnNetwork() : undefined;
+      if (why !== undefined) throw new PlatformError(why);
       await Promise.all(this.#services.map(({ pool }) => pool.start()));
       for (const service of this.#services) await this.#ready(service);
       return await this.#gateway.listen(port);
@@ -297,6 +301,7 @@ export class Platform {
         deploy: deployOnce,
         env: all,
         folder: this.#folder,
+        network: this.#rules.network,
         reaper: this.#reaper,
         fault: faultOf(initFaults, description.name, ++count),
         clock: this.#clock,

@@ -68,6 +68,7 @@ const readers: { readonly [Name in keyof Rules]: Reader<Rules[Name]> } = {
   startsPerMinute: number(0, 1_000_000),
   startFailureAnswer: oneOf("problem", "status"),
   strictBootstrap: flag,
+  network: oneOf("shared", "own"),
   entry: oneOf("apigw", "function-url"),
   timeScale: number(0.000_1, 1_000, false),
   seed: number(0, 4_294_967_295),

@@ -54,6 +54,11 @@ export interface Rules {
   readonly startFailureAnswer: "problem" | "status";
   /** A bootstrap that names its interpreter without /var/lang is refused instead of warned about [WS-BOOT-3]. */
   readonly strictBootstrap: boolean;
+  /**
+   * `shared`: instances share this machine's network, and a Node function's port 9000 is mapped. `own`: each has one of
+   * its own (Linux), for any language; it then reaches nobody, Redis included [WS-BOOT-2].
+   */
+  readonly network: "shared" | "own";
   /** Which way requests come in: decides how responses are billed [WS-BILL-5]. */
   readonly entry: "apigw" | "function-url";
   /** Real seconds per platform second: 0.01 lets a 10 s timeout end after 100 ms. */
@@ -88,6 +93,7 @@ const documented: Rules = Object.freeze({
   startsPerMinute: 500,
   startFailureAnswer: "problem",
   strictBootstrap: false,
+  network: "shared",
   entry: "function-url",
   timeScale: 1,
   seed: 1,

@@ -18,6 +18,13 @@ const channelTo = (id) => `chat:to:${id}`;
 /** How long a member outlives their instance. */
 const LEASE_MS = Number(process.env.CHAT_LEASE_MS ?? 15_000);
 
+/** In one step, because an instance may be frozen between any two: off the list, and the others are told, once. */
+const DISMISS = `
+  if ARGV[3] == 'leaves' then redis.call('DEL', KEYS[2]) end
+  if redis.call('EXISTS', KEYS[2]) == 0 and redis.call('SREM', KEYS[1], ARGV[1]) == 1 then
+    redis.call('PUBLISH', '${ALL}', ARGV[2])
+  end`;
+
 const redis = connect();
 
 /** Fails soon instead of waiting: a client would rather hear that the chat is down. */
@@ -86,12 +93,7 @@ export async function enter({ id, name }, socket) {
     /** Good manners, not safety: the instance may be frozen before this runs. */
     async leave() {
       stop();
-      const [, [, wasListed]] = await redis
-        .multi()
-        .del(memberKey(id))
-        .srem(MEMBERS, id)
-        .exec();
-      if (wasListed === 1) await publish(ALL, { type: "left", id });
+      await dismiss(id, "leaves");
     },
   };
 }
@@ -112,12 +114,16 @@ async function listMembers() {
   if (ids.length === 0) return [];
   const members = await redis.mget(ids.map(memberKey));
   for (const [index, id] of ids.entries()) {
-    if (members[index] === null && (await redis.srem(MEMBERS, id)) === 1)
-      await publish(ALL, { type: "left", id });
+    if (members[index] === null) await dismiss(id, "is gone");
   }
   return members
     .filter((member) => member !== null)
     .map((member) => JSON.parse(member));
+}
+
+function dismiss(id, why) {
+  const left = JSON.stringify({ type: "left", id });
+  return redis.eval(DISMISS, 2, MEMBERS, memberKey(id), id, left, why);
 }
 
 function publish(channel, message) {

@@ -159,6 +159,9 @@ t.test("sockets to Redis are reset, not ended", async (t) => {
   await application.bridge.ready;
   await backend.accepted(connectionId, "before");
   await application.has(1);
+  await until(() => proxy.seen.connections >= 3, {
+    message: "ws-fn has all its sockets: commands, bells, schedule",
+  });
   // A reset is an error to a client, where an orderly end is none.
   const before = proxy.seen.cuts;
   proxy.cutAll();

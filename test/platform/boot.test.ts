@@ -5,6 +5,7 @@ import t, { type Test } from "tap";
 import { VirtualClock } from "../../platform/clock.js";
 import { deploy } from "../../platform/deployment.js";
 import type { InvocationRecord } from "../../platform/invocation.js";
+import { whyNoOwnNetwork } from "../../platform/own-network.js";
 import { startPlatform } from "../../platform/platform.js";
 import { readProject } from "../../platform/project.js";
 import { presets } from "../../platform/rules.js";
@@ -399,6 +400,74 @@ t.test(
     t.match(
       await readProject(`${root}/docs`, { rules: presets.documented, env: {} }),
       [/no scf_bootstrap here or in a folder of it/],
+    );
+  },
+);
+
+t.test(
+  "WS-BOOT-2: in networks of their own two instances have the same port 9000, whatever they are written in",
+  async (t) => {
+    const why = await whyNoOwnNetwork();
+    if (why !== undefined) {
+      t.pass("skipped", { skip: why });
+      return;
+    }
+    const python = "#!/bin/bash\n/var/lang/python3/bin/python3 -m http.server";
+    const root = t.testdir({
+      echo: {
+        scf_bootstrap: "#!/bin/bash\n/var/lang/node20/bin/node app.mjs\n",
+        "app.mjs": `
+          import { createServer } from "node:http";
+          const server = createServer();
+          server.on("upgrade", (request, socket) => socket.write(
+            "HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\\r\\n" +
+            JSON.stringify({ pid: process.pid, served: 1, ...server.address(), isMapped: /port-shim/.test(process.env.NODE_OPTIONS) })
+          ));
+          server.listen(9000, "0.0.0.0");
+        `,
+      },
+      python: { scf_bootstrap: `${python} 9000\n`, "hello.txt": "from python" },
+      loopback: { scf_bootstrap: `${python} --bind 127.0.0.1 9000\n` },
+    });
+    for (const name of ["echo", "python", "loopback"])
+      chmodSync(`${root}/${name}/scf_bootstrap`, 0o755);
+    const one = (
+      name: string,
+      protocol: "HTTP" | "WS",
+      initTimeoutSeconds: number,
+    ) => ({
+      description: describe(name, `${root}/${name}`, protocol, {
+        initTimeoutSeconds,
+      }),
+      route: `/${name}`,
+      isRouteStripped: true,
+    });
+    const { port, close } = await startPlatform({
+      functions: [
+        one("echo", "WS", 60),
+        one("python", "HTTP", 60),
+        one("loopback", "HTTP", 2),
+      ],
+      rules: { network: "own" },
+      env: plainEnv,
+    });
+    t.teardown(close);
+    const [first, second] = await Promise.all([
+      meet(port, "/echo"),
+      meet(port, "/echo"),
+    ]);
+    t.match(first, { port: 9000, address: "0.0.0.0", isMapped: false });
+    t.match(second, { port: 9000, address: "0.0.0.0", isMapped: false });
+    first.drop();
+    second.drop();
+    const answer = await fetchPlain(port, "/python/hello.txt");
+    t.equal(answer.status, 200);
+    t.equal(answer.body, "from python");
+    await fetchPlain(port, "/loopback/");
+    const all = await ask<InvocationRecord[]>(port, "invocations");
+    t.match(
+      all.find(({ functionName }) => functionName === "loopback"),
+      { statusCode: 446 },
     );
   },
 );

@@ -9,6 +9,7 @@ import t from "tap";
 
 import { parseOptions } from "../../scripts/bench/options.js";
 import { medianOf, page, ratios } from "../../scripts/bench/report.js";
+import type { GatewayRound } from "../../scripts/bench/gateway.js";
 import type { Figures, Measured } from "../../scripts/bench/measure.js";
 import { startProcess } from "../fixtures/processes.js";
 import { until } from "../fixtures/until.js";
@@ -49,6 +50,30 @@ t.test("a quick run delivers everything and fills the table", async (t) => {
   }
   t.equal(result.rounds.publish[0]?.figures.redisConnections, 2);
   t.same(await readdir(dir), ["result.json"], "Redis' directories are gone");
+});
+
+t.test("the gateway is measured beside a direct socket", async (t) => {
+  const dir = await mkdtemp(path.join(tmpdir(), "bench-test-"));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const bench = await startProcess(t, {
+    args: [
+      "dist/scripts/bench.js",
+      ...["--quick", "--only", "gateway"],
+      ...["--json", path.join(dir, "result.json")],
+    ],
+    env: { TMPDIR: dir },
+  });
+  await bench.waitForLine(/^one by one p50, gateway/, QUICK_RUN_MS);
+  t.same(await bench.exited, { code: 0, signal: null });
+  const result = JSON.parse(
+    await readFile(path.join(dir, "result.json"), "utf8"),
+  ) as { gateway: GatewayRound[] };
+  const [round] = result.gateway;
+  t.ok(Number.isFinite(round?.cold));
+  for (const way of [round?.direct, round?.gateway])
+    for (const figure of Object.values(way ?? { none: NaN }))
+      t.ok(Number.isFinite(figure));
+  t.same(await readdir(dir), ["result.json"], "its folder is gone");
 });
 
 t.test("an option that means nothing is one clear line", async (t) => {
