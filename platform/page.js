@@ -500,7 +500,11 @@ function showBill(next) {
       el(
         "tr",
         {},
-        el("td", {}, `of it ${idle.toFixed(3)} GB·s provisioned and waiting`),
+        el(
+          "td",
+          { colspan: "5" },
+          `and ${idle.toFixed(3)} GB·s provisioned, waiting`,
+        ),
       ),
     );
   at("projection").replaceChildren(
@@ -508,11 +512,7 @@ function showBill(next) {
       el(
         "div",
         {},
-        el(
-          "dt",
-          {},
-          `a ${name === "hour" ? "hour" : name}`.replace("a hour", "an hour"),
-        ),
+        el("dt", {}, name === "hour" ? "an hour" : `a ${name}`),
         el("dd", {}, money(bill.projection[name])),
       ),
     ),

@@ -108,6 +108,8 @@ export class Platform {
   readonly #reaper: Reaper;
   readonly #region: Region;
   readonly #faults: FaultPlan;
+  /** Folders that are being made ready. */
+  readonly #deploying = new Set<Promise<unknown>>();
   readonly #services: readonly Service[];
   readonly #gateway: Gateway;
   readonly #watch: Watch;
@@ -189,6 +191,8 @@ export class Platform {
         this.#services.map(({ pool }) => pool.stop(stopGraceMs)),
       );
       await this.#gateway.close();
+      // What is still being linked together would outlive the folder's removal.
+      await Promise.allSettled(this.#deploying);
       await this.#reaper.close();
     })();
     return this.#closed;
@@ -291,8 +295,12 @@ export class Platform {
         for (const note of deployment.notes) this.#log.info({}, note);
         return deployment;
       });
-      deployed.catch(() => (deployed = undefined));
-      return deployed;
+      const deploying = deployed;
+      this.#deploying.add(deploying);
+      deploying
+        .catch(() => (deployed = undefined))
+        .finally(() => this.#deploying.delete(deploying));
+      return deploying;
     };
     return (isProvisioned: boolean) => {
       const instance = new Instance({
