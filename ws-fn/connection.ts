@@ -30,7 +30,7 @@ import { channels } from "../shared/keys.js";
 import { parseBell, type Bell, type Entry } from "../shared/entry.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
-import { accuse, parseSuspect, poisonWithinMs } from "../shared/poison.js";
+import { accuse, poisonWithinMs } from "../shared/poison.js";
 import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Claim, Registry } from "../shared/registry.js";
@@ -41,6 +41,7 @@ import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
 import { Lease, type Pulse } from "./lease.js";
 import { Reporter } from "./reporter.js";
 import type { Frame, Speaker } from "./speaker.js";
+import { Suspicion } from "./suspicion.js";
 import { UpstreamLimit } from "./upstream.js";
 
 /** A client that was told to move has this long after its slot. */
@@ -124,9 +125,7 @@ export class Connection {
   #renewals = 0;
   #slowTimer: NodeJS.Timeout | undefined;
   #messages = 0;
-  /** The message that is sent alone; once it is sent, and until it is acked or survived, nothing follows it. */
-  readonly #suspect: number;
-  #holding = false;
+  readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
   #settle: () => void = () => undefined;
   #onGap = () => void this.#delivery.read();
@@ -142,7 +141,12 @@ export class Connection {
     this.#lease = admitted.lease;
     this.#epoch = claim.epoch;
     this.#handed = claim.cur;
-    this.#suspect = parseSuspect(claim.suspect).suspect;
+    this.#suspicion = new Suspicion(claim.suspect, speaker.acks, {
+      after: (ms, then) => this.#after(ms, then),
+      goOn: () => {
+        if (this.#slowTimer === undefined) this.#delivery.unblock();
+      },
+    });
     this.#channel = `${channels.bell(connectionId)}${claim.epoch}`;
     this.#logger = deps.logger.child({ connectionId, epoch: claim.epoch });
     this.closed = new Promise((resolve) => {
@@ -304,21 +308,11 @@ export class Connection {
       else this.#socket.send(frame, () => this.#reporter.ack(seq));
     }
     this.#reporter.sent(seq, entry.total);
-    if (seq === this.#suspect && this.#speaker.acks) {
+    if (this.#suspicion.sent(seq))
       this.#logger.warn({ seq }, "a suspected message is sent alone");
-      this.#holding = true;
-      this.#after(poisonWithinMs, () => this.#goOn());
-    }
-    if (this.#socket.bufferedBytes <= slowBytes) return this.#holding;
+    if (this.#socket.bufferedBytes <= slowBytes) return this.#suspicion.holding;
     this.#watchSlow(this.#socket.bufferedBytes);
     return true;
-  }
-
-  /** The suspected message did no harm. */
-  #goOn(): void {
-    if (!this.#holding) return;
-    this.#holding = false;
-    if (this.#slowTimer === undefined) this.#delivery.unblock();
   }
 
   /** The socket has enough: wait until it took half, give up when it takes nothing for long. */
@@ -331,7 +325,7 @@ export class Connection {
       const left = this.#socket.bufferedBytes;
       if (left < slowBytes / 2) {
         this.#slowTimer = undefined;
-        if (!this.#holding) this.#delivery.unblock();
+        if (!this.#suspicion.holding) this.#delivery.unblock();
         return;
       }
       if (left < least) {
@@ -501,7 +495,7 @@ export class Connection {
           );
         else {
           this.#reporter.ack(said.seq);
-          if (this.#holding && said.seq >= this.#suspect) this.#goOn();
+          this.#suspicion.acked(said.seq);
         }
         return;
       case "pong":
@@ -625,13 +619,10 @@ export class Connection {
 
   /** The socket ended without our doing. Nothing to tell of most: all was acked, or nothing was sent. */
   async #accuse(soon: boolean): Promise<void> {
-    const { suspected } = parseSuspect(this.#admitted.claim.suspect);
-    const unacked = this.#messages > 0 && this.#reporter.acked < this.#handed;
-    if (
-      !this.#speaker.acks ||
-      !(suspected ? this.#messages > 0 : soon && unacked)
-    )
-      return;
+    const messages = this.#messages;
+    const unacked = this.#reporter.acked < this.#handed;
+    if (!this.#speaker.acks) return;
+    if (!this.#suspicion.tells({ messages, unacked, soon })) return;
     const { redis } = this.#deps;
     const seq = await accuse(redis, this.id, this.#epoch, {
       sent: this.#handed,
