@@ -13,9 +13,13 @@ export const DEFAULT_IMAGE_INIT_SECONDS = 90;
 export const DEFAULT_IDLE_SECONDS = 15;
 export const DEFAULT_MEMORY_MB = 128;
 
-const INIT_SECONDS = [3, 300] as const;
+/** Bounds of `initTimeout`, s [WS-BOOT-5]. */
+export const INIT_SECONDS = [3, 300] as const;
 const CONCURRENCY = [1, 100] as const;
-const idleSeconds: Readonly<Record<Profile, readonly [number, number]>> = {
+/** Bounds of `idleTimeOut`, s, by the text that is believed [WS-TIME-1]. */
+export const IDLE_SECONDS: Readonly<
+  Record<Profile, readonly [number, number]>
+> = {
   "2022+": [10, 7_200],
   "2021": [1, 600],
   api: [1, 1_800],
@@ -24,8 +28,9 @@ const SMALLEST_MEMORY_MB = 64;
 const MEMORY_STEP_MB = 128;
 const LARGEST_MEMORY_MB = 3_072;
 /** All environment variables of a function together, names and values. */
-const MAX_ENVIRONMENT_BYTES = 4_096;
-const reservedPrefixes = ["SCF_", "QCLOUD_", "TENCENTCLOUD_"];
+export const MAX_ENVIRONMENT_BYTES = 4_096;
+/** What names of environment variables must not begin with. */
+export const reservedPrefixes = ["SCF_", "QCLOUD_", "TENCENTCLOUD_"];
 
 /** A function's name as the documents allow it: 2 to 60 characters, a letter first, no dash or underscore last. */
 export const FUNCTION_NAME = /^[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]$/;
@@ -78,7 +83,7 @@ function idleMistakes(
   { name, idleSeconds: idle, timeoutSeconds }: FunctionDescription,
   { profile }: CheckedRules,
 ): string[] {
-  const [min, max] = idleSeconds[profile];
+  const [min, max] = IDLE_SECONDS[profile];
   if (!isWhole(idle, min, max))
     return [
       `${name}: idleTimeOut must be a whole number of seconds from ${min} to ${max}, not ${idle} [WS-TIME-1].`,

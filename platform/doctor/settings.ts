@@ -4,14 +4,20 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
+import {
+  IDLE_SECONDS,
+  INIT_SECONDS,
+  MAX_ENVIRONMENT_BYTES,
+  reservedPrefixes,
+} from "../function-rules.js";
+import { presets } from "../rules.js";
 import { isFile } from "./files.js";
 import { finding, type Finding, type RuleName } from "./finding.js";
 
 const NAME = "serverless.yml";
-const MIN_IDLE_SECONDS = 10;
-const MAX_TIMEOUT_SECONDS = 900;
-const MAX_ENVIRONMENT_BYTES = 4_096;
-const RESERVED = /^(SCF|QCLOUD|TENCENTCLOUD)_/i;
+const { profile, maxExecutionSeconds } = presets.documented;
+const [MIN_IDLE_SECONDS, MAX_IDLE_SECONDS] = IDLE_SECONDS[profile];
+const [MIN_INIT_SECONDS, MAX_INIT_SECONDS] = INIT_SECONDS;
 
 export interface Settings {
   readonly findings: readonly Finding[];
@@ -67,7 +73,10 @@ export function readSettings(folder: string): Settings {
       `component: ${String(read("component"))}, type: ${String(read("inputs", "type"))}`,
     );
   const init = seconds("inputs", "initTimeout");
-  if (init !== undefined && !(init >= 3 && init <= 300))
+  if (
+    init !== undefined &&
+    !(init >= MIN_INIT_SECONDS && init <= MAX_INIT_SECONDS)
+  )
     add(
       "init-timeout-range",
       lineOf("inputs", "initTimeout"),
@@ -80,7 +89,10 @@ export function readSettings(folder: string): Settings {
   if (isWebSocket) {
     const idlePath = ["inputs", "protocolParams", "wsParams", "idleTimeOut"];
     const idle = seconds(...idlePath);
-    if (idle !== undefined && !(idle >= MIN_IDLE_SECONDS && idle <= 7_200))
+    if (
+      idle !== undefined &&
+      !(idle >= MIN_IDLE_SECONDS && idle <= MAX_IDLE_SECONDS)
+    )
       add("idle-timeout-range", lineOf(...idlePath), `idleTimeOut: ${idle}`);
     if (read("inputs", "timeout") === undefined)
       add("timeout-default", timeoutLine, "no timeout");
@@ -91,7 +103,7 @@ export function readSettings(folder: string): Settings {
         `timeout: ${timeout}, idleTimeOut: ${idle ?? `at least ${MIN_IDLE_SECONDS}`}`,
       );
   }
-  if (timeout !== undefined && timeout > MAX_TIMEOUT_SECONDS)
+  if (timeout !== undefined && timeout > maxExecutionSeconds)
     add("timeout-above-quota", timeoutLine, `timeout: ${timeout}`);
 
   const variablesPath = ["inputs", "environment", "variables"];
@@ -99,7 +111,10 @@ export function readSettings(folder: string): Settings {
   for (const { key, value } of isMap(listed) ? listed.items : []) {
     const name = String(isScalar(key) ? key.value : key);
     variables.set(name, String(isScalar(value) ? value.value : value));
-    if (!/^[A-Za-z]/.test(name) || RESERVED.test(name))
+    const isReserved = reservedPrefixes.some((prefix) =>
+      name.toUpperCase().startsWith(prefix),
+    );
+    if (!/^[A-Za-z]/.test(name) || isReserved)
       add("environment-name", lineOf(...variablesPath, name), name);
   }
   const size = Buffer.byteLength([...variables].flat().join(""));
