@@ -26,7 +26,7 @@ export type PoolRules = Pick<
 /** Of the machine's limits: patience. */
 export type PoolLimits = Pick<
   Limits,
-  "queueMs" | "restartMinMs" | "restartMaxMs" | "healthyMs"
+  "queueMs" | "restartMinMs" | "restartMaxMs" | "healthyMs" | "stopGraceMs"
 >;
 
 export interface PoolOptions {
@@ -186,9 +186,14 @@ export class Pool implements Tenant {
     });
   }
 
-  /** Somebody at the page wants this instance replaced; whatever it serves goes through its orderly end. */
+  /**
+   * Somebody at the page wants this instance replaced. What it serves gets an orderly end, whatever the platform itself
+   * would give it: SIGTERM and patience, as when everything stops.
+   */
   recycle(instance: Instance): void {
-    this.#retire(instance);
+    this.#retired.add(instance);
+    const { stopGraceMs } = this.#options.limits;
+    void instance.stop(instance.active > 0 ? stopGraceMs : 0, realClock);
   }
 
   /** Ends every instance: SIGTERM, after `graceMs` SIGKILL; frozen ones have nothing to say. Nothing starts any more. */
