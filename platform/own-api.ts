@@ -257,9 +257,13 @@ const pageFiles = new Map<string, PageFile>([
   ["/_platform", { type: types.html, name: "page.html" }],
   ["/_platform/", { type: types.html, name: "page.html" }],
   ["/_platform/page.css", { type: types.css, name: "page.css" }],
-  ...["page.js", "page-parts.js", "page-facts.js"].map(
-    (name) => [`/_platform/${name}`, { type: types.js, name }] as const,
-  ),
+  ...[
+    "page.js",
+    "page-bill.js",
+    "page-facts.js",
+    "page-parts.js",
+    "page-rules.js",
+  ].map((name) => [`/_platform/${name}`, { type: types.js, name }] as const),
 ]);
 
 function answerFile(

@@ -2,6 +2,9 @@
 
 const { document, Intl } = globalThis;
 
+/** The element of that ID, which the page has. */
+export const at = (id) => document.getElementById(id);
+
 /** An element; children are other elements or text. */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);

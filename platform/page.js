@@ -1,9 +1,10 @@
 // The platform's page at work: it hears what changes and shows it. Whatever comes from outside, from a close reason to
 // a printed line, becomes text and never markup.
 
+import { showBill } from "./page-bill.js";
 import { fillFacts } from "./page-facts.js";
 import {
-  bytes,
+  at,
   clockTime,
   count,
   duration,
@@ -11,8 +12,9 @@ import {
   money,
   short,
 } from "./page-parts.js";
+import { showRules } from "./page-rules.js";
 
-const { document, EventSource, fetch, setInterval, setTimeout } = globalThis;
+const { EventSource, fetch, setInterval, setTimeout } = globalThis;
 const { clearTimeout, URLSearchParams, getSelection } = globalThis;
 
 const MAX_ROWS = 200;
@@ -21,8 +23,6 @@ const MAX_LINES = 1500;
 /** How long a tile stays after its instance has gone. */
 const GONE_MS = 4000;
 const NOTE_MS = 4000;
-
-const at = (id) => document.getElementById(id);
 
 /** What is known: by instance, by request, in order. */
 const instances = new Map();
@@ -66,11 +66,12 @@ function showPicture(picture) {
   at("rows").replaceChildren();
   at("strip").replaceChildren();
   at("lines").replaceChildren();
-  showRules();
+  showRules(rules);
   for (const one of picture.instances) showInstance(one);
   for (const one of picture.invocations.reverse()) showInvocation(one);
   showLines(picture.logs, 0);
-  showBill(picture.bill);
+  bill = picture.bill;
+  showBill(bill);
   showFigures();
 }
 
@@ -80,7 +81,10 @@ function showChange(change) {
   for (const id of change.gone ?? []) showGone(id);
   for (const one of change.invocations) showInvocation(one);
   showLines(change.logs, change.skipped);
-  if (change.bill) showBill(change.bill);
+  if (change.bill) {
+    bill = change.bill;
+    showBill(bill);
+  }
   showFigures();
 }
 
@@ -475,118 +479,6 @@ at("log-request").addEventListener("click", () => {
 });
 at("log-text").addEventListener("input", filterLines);
 at("log-follow").addEventListener("change", scrollLog);
-
-// ---- bill
-
-function showBill(next) {
-  bill = next;
-  const row = (name, one, kind) =>
-    el(
-      "tr",
-      { class: kind },
-      el("td", {}, name),
-      el("td", {}, count(one.invocations)),
-      el("td", {}, Number(one.gbSeconds).toFixed(3)),
-      el("td", {}, bytes(one.egress.response)),
-      el("td", {}, money(one.cost.total)),
-    );
-  at("bill-rows").replaceChildren(
-    ...bill.functions.map((one) => row(one.functionName, one, "")),
-    row("together", bill.total, "sum"),
-  );
-  const idle = Number(bill.total.provisionedIdleGbSeconds);
-  if (idle > 0)
-    at("bill-rows").append(
-      el(
-        "tr",
-        {},
-        el(
-          "td",
-          { colspan: "5" },
-          `and ${idle.toFixed(3)} GB·s provisioned, waiting`,
-        ),
-      ),
-    );
-  at("projection").replaceChildren(
-    ...["hour", "day", "month"].map((name) =>
-      el(
-        "div",
-        {},
-        el("dt", {}, name === "hour" ? "an hour" : `a ${name}`),
-        el("dd", {}, money(bill.projection[name])),
-      ),
-    ),
-  );
-  const { name, asOf, notes } = bill.priceBook;
-  at("prices").textContent =
-    `${bill.currency}, ${name} (${asOf}). ${notes[0] ?? ""}`;
-}
-
-at("what-if").addEventListener("change", async () => {
-  const form = at("what-if");
-  const wish = new URLSearchParams();
-  for (const { name, value } of form.querySelectorAll("select"))
-    if (value !== "") wish.set(name, value);
-  if (String(wish) === "")
-    return void (form.querySelector("output").value = "");
-  const answer = await fetch(`/_platform/billing?${wish}`);
-  const { whatIf, projection } = await answer.json();
-  form.querySelector("output").value = whatIf
-    ? `${money(whatIf.projection.month)} a month instead of ${money(projection.month)}. ${whatIf.note}`
-    : "No answer.";
-});
-at("what-if").addEventListener("submit", (event) => event.preventDefault());
-
-// ---- rules
-
-function showRules() {
-  const changed = Object.keys(rules.changed);
-  at("preset").textContent = rules.preset
-    ? `rules: ${rules.preset}`
-    : `rules: documented, ${changed.length} changed`;
-  at("function").replaceChildren(
-    el("option", { value: "" }, "every function"),
-    ...rules.functions.map(({ functionName }) =>
-      el("option", { value: functionName }, functionName),
-    ),
-  );
-  at("chains").replaceChildren(...rules.functions.map(makeChain));
-  at("switches-title").textContent =
-    `All switches${changed.length ? `, ${changed.length} not as documented` : ""}`;
-  at("switches").replaceChildren(
-    ...Object.entries(rules.rules).flatMap(([name, value]) => {
-      const isChanged = changed.includes(name);
-      const was = isChanged ? ` (documented: ${rules.changed[name]})` : "";
-      return [
-        el("dt", {}, name),
-        el("dd", { class: isChanged ? "changed" : "" }, `${value}${was}`),
-      ];
-    }),
-  );
-}
-
-function makeChain({ functionName, timeouts }) {
-  return el(
-    "div",
-    { class: "chain" },
-    el("p", {}, el("b", {}, functionName), " ends a request after"),
-    el(
-      "ol",
-      {},
-      ...timeouts.map(({ name, seconds, status, what }) =>
-        el(
-          "li",
-          { title: what },
-          el("b", {}, duration(seconds * 1000)),
-          `${name} → ${status}`,
-        ),
-      ),
-    ),
-    ...timeouts
-      .filter((one) => one.note)
-      .map((one) => el("p", { class: "note" }, `${one.name}: ${one.note}`)),
-  );
-}
 
 // What runs goes on running between two events.
 setInterval(() => {

@@ -30,27 +30,16 @@ import { readPriceBook } from "../../platform/price-book.js";
 import type { Rules } from "../../platform/rules.js";
 import type { Ending } from "../../platform/verdict.js";
 import { frame, someMask } from "../fixtures/functions/platform.js";
+import { describe } from "../fixtures/functions/platform.js";
 
 const prices = readPriceBook();
 
-function describe(more: Partial<FunctionDescription>): FunctionDescription {
-  return {
-    name: "ws",
-    directory: "/nowhere",
-    protocol: "WS",
-    timeoutSeconds: 7_200,
-    initTimeoutSeconds: 60,
-    idleSeconds: 600,
-    memoryMb: 128,
-    concurrency: 1,
-    environment: {},
-    ...more,
-  };
-}
+const describeWs = (more: Partial<FunctionDescription>) =>
+  describe("ws", "/nowhere", "WS", more);
 
 /** A book with its ledger over functions, at a time that only the test changes. */
 function account(
-  functions: FunctionDescription[] = [describe({})],
+  functions: FunctionDescription[] = [describeWs({})],
   entry: Rules["entry"] = "function-url",
 ) {
   let now = 1_000_000;
@@ -105,7 +94,7 @@ t.test(
       [64, 1, "0.0000625"],
     ] as const) {
       const { book, connect, wait, gbSeconds, ledger } = account([
-        describe({ memoryMb }),
+        describeWs({ memoryMb }),
       ]);
       const invocation = connect();
       wait(ms);
@@ -271,7 +260,11 @@ t.test(
       seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648;
       return seed % below;
     };
-    const http = describe({ name: "http", protocol: "HTTP", concurrency: 100 });
+    const http = describeWs({
+      name: "http",
+      protocol: "HTTP",
+      concurrency: 100,
+    });
     for (let round = 0; round < 50; round++) {
       const { book, ledger, wait, now } = account([http]);
       const intervals = new Map<string, [number, number][]>();

@@ -4,7 +4,6 @@ import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import t from "tap";
 import { realClock } from "../../platform/clock.js";
-import type { FunctionDescription } from "../../platform/function-description.js";
 import { InvocationBook } from "../../platform/invocation-book.js";
 import { followLog } from "../../platform/live-feed.js";
 import { LogBook, type LogFilter } from "../../platform/log-book.js";
@@ -12,19 +11,9 @@ import type { LineLimits } from "../../platform/log-lines.js";
 import { writeRecord, type LogRecord } from "../../platform/log-record.js";
 import { silentLog } from "../../platform/logs.js";
 import { residentBytes } from "../../platform/memory-use.js";
-import { rawClient, until } from "../fixtures/functions/platform.js";
+import { describe, rawClient, until } from "../fixtures/functions/platform.js";
 
-const description: FunctionDescription = {
-  name: "ws",
-  directory: "/nowhere",
-  protocol: "WS",
-  timeoutSeconds: 7_200,
-  initTimeoutSeconds: 60,
-  idleSeconds: 600,
-  memoryMb: 128,
-  concurrency: 1,
-  environment: {},
-};
+const description = describe("ws", "/nowhere", "WS", { timeoutSeconds: 7_200 });
 
 /** A log over two functions: one takes one request at a time, the other many. */
 function open(limits?: LineLimits) {

@@ -4,26 +4,22 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import t, { type Test } from "tap";
 import { realClock } from "../../platform/clock.js";
-import type { FunctionDescription } from "../../platform/function-description.js";
 import type { InvocationRecord } from "../../platform/invocation.js";
 import { silentLog } from "../../platform/logs.js";
 import { createOwnApi } from "../../platform/own-api.js";
 import { Guard } from "../../platform/own-guard.js";
 import { presets, type Rules } from "../../platform/rules.js";
 import { Watch } from "../../platform/watch.js";
-import { fetchPlain, rawClient } from "../fixtures/functions/platform.js";
+import {
+  describe,
+  fetchPlain,
+  rawClient,
+} from "../fixtures/functions/platform.js";
 
-const description: FunctionDescription = {
-  name: "ws",
-  directory: "/nowhere",
-  protocol: "WS",
+const description = describe("ws", "/nowhere", "WS", {
   timeoutSeconds: 7_200,
-  initTimeoutSeconds: 60,
-  idleSeconds: 600,
-  memoryMb: 128,
-  concurrency: 1,
   environment: { SECRET: "do not show" },
-};
+});
 
 /** The platform's own interface over one instance that only notes what is done to it. */
 async function serve(t: Test, rules: Partial<Rules> = {}) {
