@@ -133,7 +133,7 @@ void t.test("each library has one owner", (t) => {
     jose: (file) => file === "shared/tokens.ts",
     pino: (file) => file === "shared/logging.ts",
     ajv: (file) => file === "http-fn/contract.ts",
-    typescript: (file) => file.startsWith("scripts/doctor/"),
+    typescript: (file) => /^scripts\/(doctor|lab)\//.test(file),
   };
   for (const file of sources.keys())
     for (const imported of importsOf(file)) {

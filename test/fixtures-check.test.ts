@@ -6,11 +6,15 @@ import net from "node:net";
 import t from "tap";
 
 import { isAlive } from "../scripts/programs.js";
-import { startProcess } from "./fixtures/processes.js";
-import { startProxy } from "./fixtures/proxy.js";
-import { clusterRedis, sentinelRedis, singleRedis } from "./fixtures/redis.js";
-import type { Scope } from "./fixtures/scope.js";
-import { until } from "./fixtures/until.js";
+import { startProcess } from "../scripts/lab/processes.js";
+import { startProxy } from "../scripts/lab/proxy.js";
+import {
+  clusterRedis,
+  sentinelRedis,
+  singleRedis,
+} from "../scripts/lab/redis.js";
+import type { Scope } from "../scripts/lab/scope.js";
+import { until } from "../scripts/lab/until.js";
 
 /** A scope whose teardown the test runs itself, to look at what is left. */
 function ownScope(): Scope & { end(): Promise<void> } {

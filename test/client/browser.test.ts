@@ -4,7 +4,11 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import t from "tap";
-import { clientScript, NO_BROWSER, startBrowser } from "../fixtures/browser.js";
+import {
+  clientScript,
+  NO_BROWSER,
+  startBrowser,
+} from "../../scripts/lab/browser.js";
 import { startScriptedBridge } from "../fixtures/scripted-bridge.js";
 
 const PAGE = `<!doctype html><link rel="icon" href="data:,"><script type="module">

@@ -13,7 +13,7 @@ import {
   type ScriptedBridge,
   startScriptedBridge,
 } from "../fixtures/scripted-bridge.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 /** A client of `server`; retries at once. */
 function listen(

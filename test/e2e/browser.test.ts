@@ -9,9 +9,9 @@ import type { AddressInfo } from "node:net";
 import { promisify } from "node:util";
 import type { Locator } from "playwright-core";
 import t from "tap";
-import { NO_BROWSER, startBrowser } from "../fixtures/browser.js";
-import { startProcess } from "../fixtures/processes.js";
-import { singleRedis } from "../fixtures/redis.js";
+import { NO_BROWSER, startBrowser } from "../../scripts/lab/browser.js";
+import { startProcess } from "../../scripts/lab/processes.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
 
 const run = promisify(execFile);
 

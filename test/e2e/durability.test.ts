@@ -1,10 +1,10 @@
 /** `durability=replica` with the built processes: what the 202 and the receipt say, and what a retry may rely on. */
 import t from "tap";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
-import { replicatedRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
+import { replicatedRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 const patience = { ms: 20_000, every: 50 };
 

@@ -5,12 +5,12 @@ import { SignJWT } from "jose";
 import t, { type Test } from "tap";
 import { WebSocket } from "ws";
 import type { Problem } from "../../shared/api.js";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
-import { startProxy } from "../fixtures/proxy.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
+import { startProxy } from "../../scripts/lab/proxy.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 const BRIDGE = "bridge.v1.json";
 /** The key both functions share here, so that the test can sign tokens of its own. */

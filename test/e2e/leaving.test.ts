@@ -2,12 +2,12 @@
 import { readFile } from "node:fs/promises";
 import t from "tap";
 import { WebSocket } from "ws";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import { publish, tally } from "../fixtures/publishers.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 /** Pages of /proc/<pid>/statm, on every Linux that Node runs on but for exotic kernels. */
 const PAGE_BYTES = 4_096;

@@ -6,11 +6,15 @@ import { randomBytes } from "node:crypto";
 import t, { type Test } from "tap";
 import { WebSocket } from "ws";
 import type { Problem } from "../../shared/api.js";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startProcess, startWsFn } from "../fixtures/processes.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import {
+  startHttpFn,
+  startProcess,
+  startWsFn,
+} from "../../scripts/lab/processes.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 const BYTES_MAX = 262_144;
 /** Texts of exactly the limit in UTF-8; the last two grow when they are escaped into a frame. */

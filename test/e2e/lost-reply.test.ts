@@ -3,11 +3,11 @@
  * executed the append and before its answer. Whatever the backend is told, the message is in the log once.
  */
 import t from "tap";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
-import { startProxy } from "../fixtures/proxy.js";
-import { singleRedis, type TestRedis } from "../fixtures/redis.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
+import { startProxy } from "../../scripts/lab/proxy.js";
+import { singleRedis, type TestRedis } from "../../scripts/lab/redis.js";
 
 const CUTS = 20;
 /** Pushes under way around every cut. */

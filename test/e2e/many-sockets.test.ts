@@ -1,14 +1,14 @@
 /** Server mode: however many sockets one ws-fn process holds, its Redis connections stay few. */
 import t, { type Test } from "tap";
 import { WebSocket } from "ws";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import {
   clusterRedis,
   singleRedis,
   type TestRedis,
-} from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+} from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 const SOCKETS = 1_000;
 /** The bound: for one server, and on a Cluster for each master. */

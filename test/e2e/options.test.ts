@@ -1,6 +1,6 @@
 /** What a push may ask for, with the built processes. */
 import t from "tap";
-import { startPair } from "../fixtures/pair.js";
+import { startPair } from "../../scripts/lab/pair.js";
 import { pushOptions } from "./scenarios/push-options.js";
 
 t.test("what a push may ask for", async (t) => {

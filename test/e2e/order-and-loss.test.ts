@@ -3,17 +3,17 @@
  * the client's socket is cut, and while the owner is killed. Shipped defaults throughout.
  */
 import t, { type Test } from "tap";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
 import {
   startHttpFn,
   startWsFn,
   type TestFunction,
-} from "../fixtures/processes.js";
-import { startProxy } from "../fixtures/proxy.js";
+} from "../../scripts/lab/processes.js";
+import { startProxy } from "../../scripts/lab/proxy.js";
 import { publish, randomPoints, tally } from "../fixtures/publishers.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 const TOTAL = 5_000;
 /** Publishers may run this far ahead of the next fault: enough to keep them busy, so few that faults meet them. */

@@ -1,6 +1,6 @@
 /** The pair on the local platform, by the documents: an instance for each socket, frozen as it closes. */
 import t from "tap";
-import { startPairOnPlatform } from "../fixtures/pair.js";
+import { startPairOnPlatform } from "../../scripts/lab/pair.js";
 import { cutsAndFreezes } from "./scenarios/cuts-and-freezes.js";
 import { pushOptions } from "./scenarios/push-options.js";
 

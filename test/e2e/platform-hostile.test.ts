@@ -1,6 +1,6 @@
 /** The pair on the local platform, at its worst: instances killed or frozen at random, every open point read against us. */
 import t from "tap";
-import { startPairOnPlatform } from "../fixtures/pair.js";
+import { startPairOnPlatform } from "../../scripts/lab/pair.js";
 import { cutsAndFreezes } from "./scenarios/cuts-and-freezes.js";
 import { pushOptions } from "./scenarios/push-options.js";
 

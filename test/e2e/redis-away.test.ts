@@ -3,12 +3,12 @@
  * and both functions go on by themselves when it is back.
  */
 import t, { type Test } from "tap";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf, type Backend } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
-import { startProxy } from "../fixtures/proxy.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf, type Backend } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
+import { startProxy } from "../../scripts/lab/proxy.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 /**
  * The contract's bound is one second (section 3, Answers). A bound of the contract is the one thing here that is timed;

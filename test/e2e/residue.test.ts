@@ -1,11 +1,11 @@
 /** What is left of connections that got mail and ended: nothing, once their windows are over. */
 import t from "tap";
 import { WebSocket } from "ws";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 const CONNECTIONS = 500;
 const AT_ONCE = 20;

@@ -1,12 +1,12 @@
 /** The pair on a real Cluster and through real Sentinels: push, receive, resume, schedule, recall, fail over. */
 import t, { type Test } from "tap";
-import { startApplication } from "../fixtures/application.js";
-import { backendOf } from "../fixtures/backend.js";
-import { startHttpFn, startWsFn } from "../fixtures/processes.js";
-import { startProxy } from "../fixtures/proxy.js";
+import { startApplication } from "../../scripts/lab/application.js";
+import { backendOf } from "../../scripts/lab/backend.js";
+import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
+import { startProxy } from "../../scripts/lab/proxy.js";
 import { publish, tally } from "../fixtures/publishers.js";
-import { clusterRedis, sentinelRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { clusterRedis, sentinelRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 async function start(t: Test, url: string) {
   const env = { REDIS_URL: url, LOG_LEVEL: "warn" };

@@ -5,8 +5,8 @@ import t from "tap";
 
 import { join, Member } from "../fixtures/chat-member.js";
 import { startOnNode } from "../fixtures/examples.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 /** Short: it ends while the test looks on. Long: only a clean-up could end it. */
 const SHORT = "1500";

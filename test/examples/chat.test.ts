@@ -6,7 +6,7 @@ import t, { type Test } from "tap";
 
 import { join, Member } from "../fixtures/chat-member.js";
 import { folderOf, startOn, type Example } from "../fixtures/examples.js";
-import { singleRedis } from "../fixtures/redis.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
 
 const chats: Example[] = ["chat-in-memory", "chat-over-redis"];
 

@@ -11,8 +11,8 @@ import {
   type Host,
 } from "../fixtures/examples.js";
 import { ask } from "../fixtures/functions/platform.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 
 void t.test(
   "WS-BOOT-1, WS-BOOT-4: a stranger's echo server runs as it is",

@@ -3,7 +3,7 @@ import { createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import t from "tap";
 import type { Problem } from "../../shared/api.js";
-import { startHttpFn, startProcess } from "../fixtures/processes.js";
+import { startHttpFn, startProcess } from "../../scripts/lab/processes.js";
 
 /** Nobody listens there: port 1 is reserved (tcpmux). */
 const NO_REDIS = { REDIS_URL: "redis://127.0.0.1:1", LOG_LEVEL: "fatal" };

@@ -4,7 +4,7 @@ import type { Problem, Receipt } from "../../shared/api.js";
 import { BridgeError } from "../../shared/errors.js";
 import { messageId } from "../../shared/ids.js";
 import { contract, setup, type FakeSetup } from "../fixtures/fake-bridge.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 const headers = { host: "127.0.0.1" };
 

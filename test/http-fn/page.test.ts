@@ -6,8 +6,12 @@ import type { AddressInfo } from "node:net";
 import t from "tap";
 import { WebSocketServer } from "ws";
 import { pageHtml, pageScript } from "../../http-fn/page.js";
-import { clientScript, NO_BROWSER, startBrowser } from "../fixtures/browser.js";
-import { until } from "../fixtures/until.js";
+import {
+  clientScript,
+  NO_BROWSER,
+  startBrowser,
+} from "../../scripts/lab/browser.js";
+import { until } from "../../scripts/lab/until.js";
 
 const POLICY =
   "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self' ws:; img-src data:";

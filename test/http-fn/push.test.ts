@@ -11,7 +11,7 @@ import {
   setup,
   type FakeSetup,
 } from "../fixtures/fake-bridge.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 interface PostOptions {
   query?: string;

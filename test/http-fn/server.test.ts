@@ -4,7 +4,7 @@ import { connect, type AddressInfo, type Socket } from "node:net";
 import t, { type Test } from "tap";
 import type { Problem } from "../../shared/api.js";
 import { setup, type FakeSetup } from "../fixtures/fake-bridge.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 const HOST = "Host: 127.0.0.1\r\n";
 

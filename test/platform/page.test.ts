@@ -1,7 +1,7 @@
 // The platform's page in a real browser: what runs, how it ended, what was printed, and that nothing of it is markup.
 
 import t from "tap";
-import { NO_BROWSER, startBrowser } from "../fixtures/browser.js";
+import { NO_BROWSER, startBrowser } from "../../scripts/lab/browser.js";
 import {
   fetchPlain,
   openClient,

@@ -5,9 +5,9 @@ import { accuse, accuseScript, poisonSockets } from "../../shared/poison.js";
 import type { Script } from "../../shared/redis.js";
 import { Receipts } from "../../shared/receipts.js";
 import { claimScript } from "../../shared/registry-scripts.js";
-import { singleRedis, type TestRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis, type TestRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

@@ -4,9 +4,9 @@ import { channels } from "../../shared/keys.js";
 import { readScript, reportScript } from "../../shared/log-scripts.js";
 import { claimScript } from "../../shared/registry-scripts.js";
 import { Lease, Pulse } from "../../ws-fn/lease.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

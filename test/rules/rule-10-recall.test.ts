@@ -5,9 +5,9 @@ import { parseConfig } from "../../shared/config.js";
 import { parseMessageId } from "../../shared/ids.js";
 import { recallScript } from "../../shared/log-scripts.js";
 import { createLogger } from "../../shared/logging.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

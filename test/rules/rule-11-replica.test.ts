@@ -8,9 +8,9 @@ import {
   clusterRedis,
   replicatedRedis,
   singleRedis,
-} from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+} from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   patience,
   prepare,

@@ -1,7 +1,7 @@
 /** Delivery rule 12: a Worker exists around runs only, and an idle one closes at once. */
 import t from "tap";
-import { singleRedis } from "../fixtures/redis.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   altered,
   connect,

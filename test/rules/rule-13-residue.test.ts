@@ -1,9 +1,9 @@
 /** Delivery rule 13: a connection that ended leaves nothing once its windows are over, its queue included. */
 import t from "tap";
 import { endScript } from "../../shared/registry-scripts.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

@@ -2,9 +2,9 @@
 import t from "tap";
 import { appendScript } from "../../shared/log-scripts.js";
 import { restoreScript } from "../../shared/registry-scripts.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

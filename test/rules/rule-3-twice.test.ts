@@ -3,9 +3,9 @@ import t, { type Test } from "tap";
 import { Log } from "../../shared/log.js";
 import { appendScript } from "../../shared/log-scripts.js";
 import type { Argument, RedisLink, Script } from "../../shared/redis.js";
-import { singleRedis } from "../fixtures/redis.js";
-import { startProxy } from "../fixtures/proxy.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { startProxy } from "../../scripts/lab/proxy.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

@@ -1,9 +1,9 @@
 /** Delivery rule 4: the renewal is the watchdog. What no bell told, and what Redis lost, it finds. */
 import t from "tap";
 import { channels } from "../../shared/keys.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   altered,
   connect,

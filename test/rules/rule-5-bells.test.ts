@@ -2,9 +2,9 @@
 import { once } from "node:events";
 import t from "tap";
 import { channels } from "../../shared/keys.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   altered,
   connect,

@@ -3,9 +3,9 @@ import t from "tap";
 import { appendScript } from "../../shared/log-scripts.js";
 import { deliveryRun } from "../../ws-fn/delivery-run.js";
 import { Delivery } from "../../ws-fn/delivery.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

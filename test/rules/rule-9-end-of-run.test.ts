@@ -4,9 +4,9 @@ import { readScript } from "../../shared/log-scripts.js";
 import type { Bell, Entry } from "../../shared/entry.js";
 import type { Page } from "../../shared/log.js";
 import { Delivery, type DeliveryPorts } from "../../ws-fn/delivery.js";
-import { singleRedis } from "../fixtures/redis.js";
-import type { Scope } from "../fixtures/scope.js";
-import { until } from "../fixtures/until.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   changed,
   connect,

@@ -11,8 +11,8 @@ import { parseOptions } from "../../scripts/bench/options.js";
 import { medianOf, page, ratios } from "../../scripts/bench/report.js";
 import type { GatewayRound } from "../../scripts/bench/gateway.js";
 import type { Figures, Measured } from "../../scripts/bench/measure.js";
-import { startProcess } from "../fixtures/processes.js";
-import { until } from "../fixtures/until.js";
+import { startProcess } from "../../scripts/lab/processes.js";
+import { until } from "../../scripts/lab/until.js";
 
 /** More than a quick run needs on a busy machine, ms. */
 const QUICK_RUN_MS = 120_000;

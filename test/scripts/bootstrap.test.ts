@@ -15,7 +15,8 @@ import path from "node:path";
 
 import t, { type Test } from "tap";
 
-import { ROOT, startProcess } from "../fixtures/processes.js";
+import { startProcess } from "../../scripts/lab/processes.js";
+import { ROOT } from "../../scripts/lab/root.js";
 
 /** How long a start may take on a busy machine, in ms. */
 const STARTED_MS = 60_000;

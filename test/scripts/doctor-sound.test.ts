@@ -15,7 +15,7 @@ import {
   write,
   type Files,
 } from "../fixtures/function-folder.js";
-import { ROOT } from "../fixtures/processes.js";
+import { ROOT } from "../../scripts/lab/root.js";
 
 /** What must not be taken for a mistake. */
 const SOUND_TOO: Readonly<Record<string, Files>> = {

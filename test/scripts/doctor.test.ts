@@ -14,7 +14,7 @@ import {
   write,
   type Files,
 } from "../fixtures/function-folder.js";
-import { startProcess } from "../fixtures/processes.js";
+import { startProcess } from "../../scripts/lab/processes.js";
 
 interface Mistake {
   readonly what: string;

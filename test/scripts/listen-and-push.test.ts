@@ -5,9 +5,9 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import t, { type Test } from "tap";
 import { WebSocketServer } from "ws";
-import { startProcess } from "../fixtures/processes.js";
+import { startProcess } from "../../scripts/lab/processes.js";
 import { startScriptedBridge } from "../fixtures/scripted-bridge.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 const listen = (t: Test, ...args: string[]) =>
   startProcess(t, { args: ["dist/scripts/listen.js", ...args] });

@@ -11,7 +11,7 @@ import {
   processLives,
   until,
 } from "../fixtures/functions/platform.js";
-import { startProcess } from "../fixtures/processes.js";
+import { startProcess } from "../../scripts/lab/processes.js";
 
 const run = promisify(execFile);
 const openssl = findProgram("openssl");

@@ -8,7 +8,7 @@ import t, { type Test } from "tap";
 import { isAlive } from "../../scripts/programs.js";
 import { startRedis, type OwnRedis } from "../../scripts/redis.js";
 import { ask } from "../../scripts/resp.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 async function folder(t: Test): Promise<string> {
   const dir = await mkdtemp(path.join(tmpdir(), "bridge-own-"));

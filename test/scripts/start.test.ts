@@ -11,8 +11,8 @@ import t, { type Test } from "tap";
 
 import { isAlive } from "../../scripts/programs.js";
 import { ask } from "../../scripts/resp.js";
-import { startProcess, type TestProcess } from "../fixtures/processes.js";
-import { until } from "../fixtures/until.js";
+import { startProcess, type TestProcess } from "../../scripts/lab/processes.js";
+import { until } from "../../scripts/lab/until.js";
 
 const run = promisify(execFile);
 

@@ -1,6 +1,6 @@
 /** Logging: one JSON object a line, and no secret in any of them. */
 import t from "tap";
-import { startProcess } from "../fixtures/processes.js";
+import { startProcess } from "../../scripts/lab/processes.js";
 import { loggableUrl } from "../../shared/logging.js";
 
 t.test("a URL keeps its path and the names of its query", async (t) => {

@@ -2,7 +2,7 @@
 import t from "tap";
 import { queueContract } from "../fixtures/contracts.js";
 import { memoryStores } from "../fixtures/memory.js";
-import { singleRedis } from "../fixtures/redis.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
 import { redisStores } from "../fixtures/world.js";
 
 t.test("in memory", (t) => queueContract(t, memoryStores()));

@@ -2,7 +2,11 @@
 import t from "tap";
 import { registryContract } from "../fixtures/contracts.js";
 import { memoryStores } from "../fixtures/memory.js";
-import { clusterRedis, sentinelRedis, singleRedis } from "../fixtures/redis.js";
+import {
+  clusterRedis,
+  sentinelRedis,
+  singleRedis,
+} from "../../scripts/lab/redis.js";
 import { redisStores } from "../fixtures/world.js";
 
 t.test("in memory", (t) => registryContract(t, memoryStores()));

@@ -1,7 +1,7 @@
 /** A delivery run: flag up, linger while more comes, flag down, and back with the job when the connection is gone. */
 import t from "tap";
 import { deliveryRun } from "../../ws-fn/delivery-run.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 function run(
   lingerMs: number,

@@ -3,7 +3,7 @@ import t from "tap";
 import type { Entry } from "../../shared/entry.js";
 import type { Page } from "../../shared/log.js";
 import { Delivery, type DeliveryPorts } from "../../ws-fn/delivery.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 const entry = (seq: number, fields: Partial<Entry> = {}): Entry => ({
   seq,

@@ -1,7 +1,7 @@
 /** The heartbeat: three questions that nobody answered, and the line is given up. */
 import t from "tap";
 import { startHeartbeat } from "../../ws-fn/heartbeat.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 t.test("silence ends it after three pings", async (t) => {
   const calls: string[] = [];

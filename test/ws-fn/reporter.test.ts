@@ -2,7 +2,7 @@
 import t from "tap";
 import type { Report } from "../../shared/log.js";
 import { Reporter } from "../../ws-fn/reporter.js";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 
 type Outcome = "ok" | "fenced" | "missing" | Error;
 

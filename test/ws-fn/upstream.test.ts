@@ -1,6 +1,6 @@
 /** Upstream limits: what a second may hold, what throttles, and what ends it. */
 import t from "tap";
-import { until } from "../fixtures/until.js";
+import { until } from "../../scripts/lab/until.js";
 import {
   bytesPerSecond,
   messagesPerSecond,

@@ -1,10 +1,10 @@
 /** Order and no loss where each socket has an instance of its own: the line is cut, and the instance is frozen with it. */
 import type { Test } from "tap";
-import { startApplication } from "../../fixtures/application.js";
-import type { Pair } from "../../fixtures/pair.js";
-import { startProxy } from "../../fixtures/proxy.js";
+import { startApplication } from "../../../scripts/lab/application.js";
+import type { Pair } from "../../../scripts/lab/pair.js";
+import { startProxy } from "../../../scripts/lab/proxy.js";
 import { publish, randomPoints, tally } from "../../fixtures/publishers.js";
-import { until } from "../../fixtures/until.js";
+import { until } from "../../../scripts/lab/until.js";
 
 const TOTAL = 1_000;
 /** Publishers may run this far ahead of the next cut. */

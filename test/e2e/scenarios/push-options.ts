@@ -3,10 +3,10 @@ import http from "node:http";
 import type { Test } from "tap";
 import { WebSocket } from "ws";
 import type { Accepted, Problem, Receipt } from "../../../shared/api.js";
-import { startApplication } from "../../fixtures/application.js";
-import type { Pair } from "../../fixtures/pair.js";
-import { startProxy } from "../../fixtures/proxy.js";
-import { until } from "../../fixtures/until.js";
+import { startApplication } from "../../../scripts/lab/application.js";
+import type { Pair } from "../../../scripts/lab/pair.js";
+import { startProxy } from "../../../scripts/lab/proxy.js";
+import { until } from "../../../scripts/lab/until.js";
 
 /** Runs them as tests of `t`. */
 export function pushOptions(t: Test, pair: Pair): void {
