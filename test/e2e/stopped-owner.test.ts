@@ -8,7 +8,7 @@ import { startApplication } from "../../scripts/lab/application.js";
 import { backendOf } from "../../scripts/lab/backend.js";
 import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import { publish, tally } from "../fixtures/publishers.js";
-import { framesOf, startRecorder } from "../fixtures/recorder.js";
+import { framesOf, startRecorder } from "../../scripts/lab/recorder.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
 
