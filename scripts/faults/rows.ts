@@ -1,0 +1,18 @@
+/** Every row there is, in the order in which they run: equal worlds follow one another. */
+import { cutAroundAck, keyRepeated, pushedToEnded } from "./rows/clients.js";
+import { killed, killedThreeTimes, rolling, stopped } from "./rows/owners.js";
+import { redisKilled, repliesToHttp, repliesToWs } from "./rows/redis.js";
+import type { Row } from "./row.js";
+
+export const rows: readonly Row[] = [
+  killed,
+  killedThreeTimes,
+  redisKilled,
+  cutAroundAck,
+  rolling,
+  keyRepeated,
+  pushedToEnded,
+  stopped,
+  repliesToHttp,
+  repliesToWs,
+];

@@ -1,0 +1,217 @@
+/** One row in one world: what `inject` may call, and the check at the end. */
+import { until } from "../lab/until.js";
+import { startClient, type Client } from "./clients.js";
+import { faultsOf, Ledger, type Sent, type Verdict } from "./ledger.js";
+import { post, startLoad, type Load } from "./load.js";
+import type { Row, Run } from "./row.js";
+import type { RunScope } from "./scope.js";
+import type { World } from "./world.js";
+
+export type Form = "short" | "long";
+
+/** What is not here so long after the last answer is lost, ms (the scoreboard says 60 s). */
+const PATIENCE_MS = { short: 20_000, long: 60_000 };
+/** Between two probes of one client, ms: the resolution of a recovery time. */
+const PROBE_EVERY_MS = 25;
+const RECOVERY_MS = 60_000;
+const RECEIPTS_EVERY_MS = 1_000;
+/** So many lost messages are named, with what their receipts say. */
+const LOST_SHOWN = 3;
+
+export interface Result {
+  readonly row: Row;
+  readonly form: Form;
+  readonly faults: number;
+  readonly verdict: Verdict;
+  /** Seconds from heal to the next message handed over, one for each client and heal. */
+  readonly recoveries: readonly number[];
+  readonly figures: readonly (readonly [string, number | string])[];
+  /** Checks that failed, the ledger's and the row's own; empty is sound. */
+  readonly wrong: readonly string[];
+  readonly seconds: number;
+}
+
+/** Runs `inject` and the check. What throws is wrong, too: there is always a result. */
+export async function runRow(
+  row: Row,
+  form: Form,
+  world: World,
+  scope: RunScope,
+  isBroken: boolean,
+): Promise<Result> {
+  const began = performance.now();
+  const ledger = new Ledger();
+  const all: Client[] = [];
+  const loads: Load[] = [];
+  const recoveries: number[] = [];
+  const figures: [string, number | string][] = [];
+  const wrong: string[] = [];
+  let faults = 0;
+
+  const run: Run = {
+    world,
+    ledger,
+    isBroken,
+    clients: async (count, { first = 0, together = false } = {}) => {
+      const started = await Promise.all(
+        Array.from({ length: count }, async (_, index) => {
+          const { connectionId, token } =
+            await world.backends[index % 2 === 0 ? 0 : 1].prepare();
+          const turn = first + (together ? 0 : index);
+          const client = startClient(scope, ledger, {
+            connection: connectionId,
+            token,
+            to: (dial) => world.address(turn + dial),
+          });
+          await client.application.bridge.ready;
+          return client;
+        }),
+      );
+      all.push(...started);
+      return started;
+    },
+    load: (clients, options) => {
+      const load = startLoad(
+        world.backends,
+        ledger,
+        () => clients.map(({ connection }) => connection),
+        options,
+      );
+      loads.push(load);
+      return load;
+    },
+    fault: (count = 1) => {
+      faults += count;
+    },
+    healed: async (clients, since = performance.now()) => {
+      const times = await Promise.all(
+        clients.map((client) => recover(world, ledger, client, since)),
+      );
+      recoveries.push(...times.map((ms) => ms / 1_000));
+    },
+    check: (isSo, what) => {
+      if (!isSo) wrong.push(what);
+    },
+    figure: (name, value) => void figures.push([name, value]),
+  };
+
+  try {
+    await row.inject(run, row.sizes[form]);
+    for (const load of loads) await load.stop();
+    await settle(world, ledger, all, PATIENCE_MS[form]);
+    for (const sent of ledger.missing().slice(0, LOST_SHOWN)) {
+      wrong.push(`lost: ${sent.text}, ${await receiptOf(world, sent)}`);
+    }
+    for (const { application } of all) {
+      for (const error of application.errors) {
+        // The end of a connection that the row ended is its own business; these are the library's complaints.
+        if (error.code !== "closed") wrong.push(`client: ${error.message}`);
+      }
+    }
+    const said = all.reduce(
+      (sum, one) => sum + one.application.losses.length,
+      0,
+    );
+    if (said > 0) figures.push(["clients told of a loss", said]);
+  } catch (error) {
+    wrong.push(error instanceof Error ? error.message : String(error));
+  }
+  for (const load of loads) void load.stop().catch(() => undefined);
+  const verdict = ledger.verdict();
+  return {
+    row,
+    form,
+    faults,
+    verdict,
+    recoveries,
+    figures,
+    wrong: [...faultsOf(verdict), ...wrong],
+    seconds: (performance.now() - began) / 1_000,
+  };
+}
+
+/** Milliseconds from `since` until a client is handed a message again, whichever that is. */
+async function recover(
+  world: World,
+  ledger: Ledger,
+  client: Client,
+  since: number,
+): Promise<number> {
+  const deadline = performance.now() + RECOVERY_MS;
+  const probing: Promise<unknown>[] = [];
+  while (client.lastAt <= since) {
+    if (performance.now() > deadline) {
+      throw new Error(`A client was handed nothing for ${RECOVERY_MS} ms`);
+    }
+    // One probe at a time: the next only once this one is accepted, and then the message itself is waited for.
+    if (probing.length === 0) {
+      const sent = ledger.invoke(client.connection, "probe");
+      probing.push(post(world.backends, sent, { everyMs: PROBE_EVERY_MS }));
+    }
+    await handed(client, Math.min(1_000, deadline - performance.now()));
+  }
+  await Promise.all(probing);
+  return client.lastAt - since;
+}
+
+/** The next message handed over, or `ms` gone by. */
+function handed(client: Client, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      client.onMessage = undefined;
+      resolve();
+    };
+    const timer = setTimeout(done, Math.max(0, ms));
+    client.onMessage = done;
+  });
+}
+
+/**
+ * Waits until nothing is missing that was answered 2xx, or its receipt says why, or the patience is over. A last
+ * message to each connection comes first: what is handed over after it would be out of order, so nothing follows.
+ */
+async function settle(
+  world: World,
+  ledger: Ledger,
+  clients: readonly Client[],
+  patienceMs: number,
+): Promise<void> {
+  await Promise.all(
+    clients.map(({ connection }) =>
+      post(world.backends, ledger.invoke(connection, "last")),
+    ),
+  );
+  let askAt = performance.now() + RECEIPTS_EVERY_MS;
+  await until(
+    async () => {
+      const missing = ledger.missing();
+      if (missing.length > 0 && performance.now() >= askAt) {
+        askAt = performance.now() + RECEIPTS_EVERY_MS;
+        for (const sent of missing) await readReceipt(world, sent);
+      }
+      return ledger.missing().length === 0;
+    },
+    { ms: patienceMs, message: "nothing is missing" },
+  ).catch(() => undefined);
+}
+
+async function readReceipt(world: World, sent: Sent): Promise<void> {
+  const receipt = await world.backends[0]
+    .receipt(sent.id ?? "")
+    .catch(() => undefined);
+  const isFinal =
+    receipt !== undefined &&
+    ["undeliverable", "expired", "recalled", "replaced"].includes(
+      receipt.status,
+    );
+  if (isFinal) sent.excuse = receipt.reason ?? receipt.status;
+}
+
+async function receiptOf(world: World, { id = "" }: Sent): Promise<string> {
+  const path = `/v1/messages/${id}`;
+  const answer = await world.backends[0].ask("GET", path).catch(String);
+  return typeof answer === "string"
+    ? answer
+    : `receipt ${answer.status}: ${answer.text.trim()}`;
+}

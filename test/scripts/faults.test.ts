@@ -1,0 +1,143 @@
+// The fault runner: its checker finds what is wrong in a history, and its short form, every row once, finds nothing
+// wrong in the bridge.
+
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+import t from "tap";
+
+import { faultsOf, Ledger, type Sent } from "../../scripts/faults/ledger.js";
+import { parseOptions } from "../../scripts/faults/options.js";
+import { percentile } from "../../scripts/faults/report.js";
+import { rows } from "../../scripts/faults/rows.js";
+import { startProcess } from "../../scripts/lab/processes.js";
+import { until } from "../../scripts/lab/until.js";
+
+/** The short form is bounded; on a busy machine it takes its time. */
+const SHORT_FORM_MS = 280_000;
+
+/** A history of accepted messages of one publisher to one connection; `received` in the order of their numbers. */
+function history(count: number, received: readonly number[]) {
+  const ledger = new Ledger();
+  const sent = Array.from({ length: count }, () => ledger.invoke("c", "p"));
+  for (const one of sent) one.outcome = "ok";
+  for (const index of received) ledger.receive("c", sent[index]?.text);
+  return { ledger, sent };
+}
+
+t.test("the checker", (t) => {
+  const clean = { lost: 0, duplicates: 0, inversions: 0, corrupt: 0 };
+
+  t.match(history(4, [0, 1, 2, 3]).ledger.verdict(), { ...clean, received: 4 });
+  t.same(faultsOf(history(2, [0, 1]).ledger.verdict()), []);
+
+  const lossy = history(4, [0, 1, 3]);
+  t.match(lossy.ledger.verdict(), { ...clean, lost: 1 }, "a loss");
+  t.same(lossy.ledger.missing(), [lossy.sent[2]], "and which");
+  t.same(faultsOf(lossy.ledger.verdict()), ["1 lost"]);
+
+  const twice = history(3, [0, 1, 1, 2]).ledger.verdict();
+  t.match(twice, { ...clean, duplicates: 1 }, "a duplicate, and no inversion");
+  t.same(faultsOf(twice), ["1 handed over twice"]);
+
+  const turned = history(4, [0, 2, 1, 3]).ledger.verdict();
+  t.match(turned, { ...clean, inversions: 1 }, "an inversion, and no loss");
+  t.same(faultsOf(turned), ["1 inversions"]);
+
+  const late = history(3, [0, 1, 2, 0]).ledger.verdict();
+  t.match(late, { ...clean, duplicates: 1 }, "a late repeat is no inversion");
+
+  const { ledger, sent } = history(2, [0]);
+  ledger.receive("another", sent[1]?.text);
+  ledger.receive("c", sent[1]?.text.replace("p 1", "p 7"));
+  t.match(
+    ledger.verdict(),
+    { ...clean, lost: 1, corrupt: 2 },
+    "on another connection, and with another's hash",
+  );
+  t.end();
+});
+
+t.test("the checker knows what was promised", (t) => {
+  const ledger = new Ledger();
+  const invoke = (outcome: Sent["outcome"]) =>
+    Object.assign(ledger.invoke("c", "p"), { outcome });
+  invoke("invoked");
+  invoke("unknown");
+  const arrived = invoke("unknown");
+  const refused = invoke("refused");
+  const excused = Object.assign(invoke("ok"), { excuse: "closed_by_backend" });
+  ledger.receive("c", arrived.text);
+  t.match(ledger.verdict(), {
+    lost: 0,
+    unknown: 3,
+    excused: { closed_by_backend: 1 },
+  });
+  t.same(faultsOf(ledger.verdict()), [], "nothing unknown can be lost");
+  ledger.receive("c", excused.text);
+  t.same(ledger.verdict().excused, {}, "it came after all");
+  ledger.receive("c", refused.text);
+  t.same(faultsOf(ledger.verdict()), [
+    "1 inversions",
+    "1 refused and yet received",
+  ]);
+
+  ledger.frame("c", 1, false);
+  ledger.frame("d", 1, false);
+  ledger.frame("c", 1, true);
+  ledger.frame("c", 1, false);
+  t.match(ledger.verdict(), {
+    wire: { flagged: 1, unflagged: 1 },
+    mostFrames: 3,
+  });
+  t.end();
+});
+
+t.test("options and figures", (t) => {
+  t.match(parseOptions([], rows), { rows, forms: ["short"], lanes: 3 });
+  t.match(parseOptions(["--only", "A1", "--long"], rows), {
+    rows: [{ id: "A1" }],
+    forms: ["short", "long"],
+  });
+  t.throws(() => parseOptions(["--only", "Z9"], rows), /Z9: unknown; choose/);
+  t.throws(() => parseOptions(["--lanes", "0"], rows), /--lanes 0/);
+  t.throws(
+    () => parseOptions(["--only", "A1", "--break"], rows),
+    /no row here has a guard/,
+  );
+  t.equal(new Set(rows.map(({ id }) => id)).size, rows.length);
+  t.equal(percentile([3, 1, 2], 50), 2);
+  t.equal(percentile([3, 1, 2], 99), 3);
+  t.end();
+});
+
+t.test("a runner that is told to stop leaves nothing behind", async (t) => {
+  const dir = await mkdtemp(path.join(tmpdir(), "faults-test-"));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const runner = await startProcess(t, {
+    args: ["dist/scripts/faults.js", "--only", "A25"],
+    env: { TMPDIR: dir },
+  });
+  const redisDir = await until(async () => (await readdir(dir))[0]);
+  runner.kill("SIGTERM");
+  t.same(await runner.exited, { code: 1, signal: null });
+  t.same(await readdir(dir), [], `${redisDir} is gone`);
+});
+
+t.test("the short form", async (t) => {
+  const runner = await startProcess(t, { args: ["dist/scripts/faults.js"] });
+  const deadline = Date.now() + SHORT_FORM_MS;
+  const line = (pattern: RegExp) =>
+    runner.waitForLine(pattern, Math.max(1, deadline - Date.now()));
+  for (const { id } of rows) {
+    const { input } = await line(new RegExp(`^${id} +(ok|FAILED) .*`));
+    const why = runner.logs.filter((text) => text.startsWith(`${id}: `));
+    t.match(input, /^\S+ +ok /, [input, ...why].join("\n"));
+  }
+  const [last] = await line(
+    /^faults \d+ \| messages \d+ \| lost 0 \| unflagged dup 0 \| inversions 0 \| p99 recovery [\d.]+ s$/,
+  );
+  t.comment(last);
+  t.same(await runner.exited, { code: 0, signal: null });
+});
