@@ -269,7 +269,7 @@ const variables = {
   DRAIN_SECONDS: {
     kind: seconds(0, 600),
     fallback: "15",
-    why: "longest time over which a drain is spread, whatever the rate; with 8 s for who does not move it ends before the 30 s of Kubernetes",
+    why: "longest time over which a drain is spread, whatever the rate; with 9 s for who does not move it ends before the 30 s of Kubernetes",
   },
   SLOW_SECONDS: {
     kind: seconds(0.2, 3_600),

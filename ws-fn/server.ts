@@ -35,8 +35,8 @@ const framing = {
   maxBufferedChunks: 1_024,
   maxPendingAutoPongs: 8,
 };
-/** What is left of a drain when every slot and its grace are over. */
-const drainMarginMs = 7_000;
+/** What a drain waits after the last slot: the 5 s of grace for who does not move, its close frame, and a little. */
+const drainMarginMs = 6_000 + closeTimeoutMs;
 /** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
 const rotateAt = 0.85;
 
