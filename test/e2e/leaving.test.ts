@@ -36,7 +36,7 @@ t.test("a rolling restart under load", async (t) => {
       startHttpFn(t, env),
       startWsFn(t, { ...env, DRAIN_RATE: "30" }),
       startWsFn(t, { ...env, DRAIN_RATE: "10", DRAIN_SECONDS: "1" }),
-      startWsFn(t, env),
+      startWsFn(t, { ...env, SLOW_SECONDS: "2" }),
     ],
   );
   const backend = backendOf(t, http.url);
@@ -171,6 +171,55 @@ t.test("a rolling restart under load", async (t) => {
     );
     t.equal(inspected.json()["state"], "open");
   });
+
+  await t.test(
+    "a client that does not read costs no memory and loses nothing",
+    async (t) => {
+      const count = 80;
+      const body = "x".repeat(250_000);
+      const wsFn = third;
+      const { connectionId, token } = await backend.prepare();
+      const application = startApplication(t, { token, to: () => wsFn.url });
+      await application.bridge.ready;
+      await backend.accepted(connectionId, "before");
+      await application.has(1);
+
+      const residentBytes = async () => {
+        const [, pages = "0"] = (
+          await readFile(`/proc/${wsFn.pid}/statm`, "utf8").catch(() => "")
+        ).split(" ");
+        return Number(pages) * PAGE_BYTES;
+      };
+      const began = await residentBytes();
+      const closed = new Promise<number>((resolve) => {
+        application.socket.once("close", (code: number) => resolve(code));
+      });
+      application.socket.pause();
+      for (let index = 0; index < count; index += 1) {
+        await backend.accepted(connectionId, `${index} ${body}`);
+      }
+      let most = await residentBytes();
+      await until(
+        async () => {
+          most = Math.max(most, await residentBytes());
+          return wsFn.logs.some((line) => line.includes("does not read"));
+        },
+        { ms: 30_000, every: 100, message: "ws-fn gave the slow reader up" },
+      );
+      // Generous: the garbage of what did go out, and one page of the log. Holding the mail would be much more.
+      const grown = Math.round((most - began) / MB);
+      if (began > 0) t.ok(grown < 100, `ws-fn grew by ${grown} MB`);
+
+      application.socket.resume();
+      t.equal(await closed, 4008);
+      await application.has(count + 1, 30_000);
+      t.same(
+        application.texts.map((text) => text?.split(" ")[0]),
+        ["before", ...Array.from({ length: count }, (_, index) => `${index}`)],
+      );
+      t.same(application.losses, []);
+    },
+  );
 
   await t.test("a drain that comes before the welcome is told", async (t) => {
     const world = await startWorld(t, redis.url);
@@ -313,58 +362,3 @@ function startLoad(connectionIds: readonly string[], origins: Backend[]) {
     },
   };
 }
-
-t.test(
-  "a client that does not read costs no memory and loses nothing",
-  async (t) => {
-    const count = 80;
-    const body = "x".repeat(250_000);
-    const redis = await singleRedis(t);
-    const env = { REDIS_URL: redis.url, LOG_LEVEL: "warn", SLOW_SECONDS: "2" };
-    const [httpFn, wsFn] = await Promise.all([
-      startHttpFn(t, env),
-      startWsFn(t, env),
-    ]);
-    const backend = backendOf(t, httpFn.url);
-    const { connectionId, token } = await backend.prepare();
-    const application = startApplication(t, { token, to: () => wsFn.url });
-    await application.bridge.ready;
-    await backend.accepted(connectionId, "before");
-    await application.has(1);
-
-    const residentBytes = async () => {
-      const [, pages = "0"] = (
-        await readFile(`/proc/${wsFn.pid}/statm`, "utf8").catch(() => "")
-      ).split(" ");
-      return Number(pages) * PAGE_BYTES;
-    };
-    const began = await residentBytes();
-    const closed = new Promise<number>((resolve) => {
-      application.socket.once("close", (code: number) => resolve(code));
-    });
-    application.socket.pause();
-    for (let index = 0; index < count; index += 1) {
-      await backend.accepted(connectionId, `${index} ${body}`);
-    }
-    let most = await residentBytes();
-    await until(
-      async () => {
-        most = Math.max(most, await residentBytes());
-        return wsFn.logs.some((line) => line.includes("does not read"));
-      },
-      { ms: 30_000, every: 100, message: "ws-fn gave the slow reader up" },
-    );
-    // Generous: the garbage of what did go out, and one page of the log. Holding the mail would be much more.
-    const grown = Math.round((most - began) / MB);
-    if (began > 0) t.ok(grown < 100, `ws-fn grew by ${grown} MB`);
-
-    application.socket.resume();
-    t.equal(await closed, 4008);
-    await application.has(count + 1, 30_000);
-    t.same(
-      application.texts.map((text) => text?.split(" ")[0]),
-      ["before", ...Array.from({ length: count }, (_, index) => `${index}`)],
-    );
-    t.same(application.losses, []);
-  },
-);
