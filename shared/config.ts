@@ -264,7 +264,7 @@ const variables = {
   DRAIN_RATE: {
     kind: number(0.1, 1_000_000, "sockets a second"),
     fallback: "100",
-    why: "sockets that an instance which goes sends away in a second; a quarter of the 350 to 570 resumes that one ws-fn took on half a core",
+    why: "sockets that an instance which goes sends away in a second; less than a third of the resumes that one ws-fn took on a busy core",
   },
   DRAIN_SECONDS: {
     kind: seconds(0, 600),

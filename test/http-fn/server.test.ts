@@ -289,3 +289,14 @@ t.test(
     t.equal(bridge.pushes.length, 2);
   },
 );
+
+t.test("without its farewell an idle caller would be cut", async (t) => {
+  const { dial, app } = await listening(t, { timeouts: { farewellMs: 0 } });
+  const idle = dial();
+  idle.write(`GET /healthz HTTP/1.1\r\n${HOST}\r\n`);
+  await once(idle, "data");
+  const said = untilClosed(idle);
+  await app.close();
+  idle.write(`GET /healthz HTTP/1.1\r\n${HOST}\r\n`);
+  t.equal(await said, "");
+});
