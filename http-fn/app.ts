@@ -28,6 +28,7 @@ import {
 } from "./contract.js";
 import { createGate } from "./credentials.js";
 import { renderDocs } from "./docs.js";
+import { sayFarewell } from "./farewell.js";
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
 import { pushToConnection } from "./push.js";
@@ -66,6 +67,8 @@ export const TIMEOUTS = {
   checkMs: 1_000,
   /** Idle keep-alive: longer than the 60 s of usual gateways, so that it is they who hang up. */
   keepAliveMs: 72_000,
+  /** A function that goes answers for so much longer before it closes kept connections: busy callers are back sooner. */
+  farewellMs: 500,
 };
 
 /** Bytes of request line and headers together. */
@@ -81,7 +84,7 @@ type Handler<Id extends OperationId> = (
   apiKeyName: string,
 ) => unknown;
 
-/** Builds the app; `close()` ends waits and streams first. */
+/** Builds the app; `close()` answers waits, ends streams, and lets callers go before it stops listening. */
 export function buildApp(deps: AppDeps): FastifyInstance {
   const { bridge, contract, logger } = deps;
   const timeouts = { ...TIMEOUTS, ...deps.timeouts };
@@ -220,9 +223,9 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     throw new BridgeError("method_not_allowed", { allow });
   });
 
-  app.addHook("preClose", (done) => {
-    live.close();
-    done();
+  sayFarewell(app, {
+    ms: timeouts.farewellMs,
+    endWaits: () => live.close(),
   });
   if (deps.checkAnswers) checkAnswers(app, contract);
   if ("isLevelEnabled" in logger && (logger as Logger).isLevelEnabled("debug"))

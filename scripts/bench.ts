@@ -1,4 +1,5 @@
-// `npm run bench`: this bridge beside the literal BullMQ pattern and two bare relays, in interleaved rounds on this machine.
+// `npm run bench`: this bridge beside the literal BullMQ pattern and two bare relays, in interleaved rounds on this machine;
+// what the gateway costs; the jitter test.
 // Everything runs on loopback in processes that the bench starts and stops itself, each round on a fresh redis-server.
 import { execFileSync } from "node:child_process";
 import { writeFile } from "node:fs/promises";
@@ -9,6 +10,13 @@ import {
   type GatewayRound,
   type GatewayWorkload,
 } from "./bench/gateway.js";
+import {
+  isExact,
+  jitterPage,
+  measureJitter,
+  type JitterResult,
+  type JitterWorkload,
+} from "./bench/jitter.js";
 import { measure } from "./bench/measure.js";
 import { parseOptions, usage, type Options } from "./bench/options.js";
 import { Processes } from "./bench/processes.js";
@@ -50,17 +58,18 @@ async function bench(options: Options): Promise<number> {
   console.log(machine.join("\n"));
   const rounds = options.only.length > 0 ? await benchSystems(options) : NONE;
   const gateway = options.gateway && (await benchGateway(options.gateway));
+  const jitter = options.jitter && (await benchJitter(options.jitter));
   if (options.json !== undefined) {
     const { only } = options;
     const workload = { ...options, only: undefined, gateway: undefined };
     await writeFile(
       options.json,
-      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway }, null, 2)}\n`,
+      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, jitter }, null, 2)}\n`,
     );
   }
-  const exact = [...rounds.values()].every(
-    (measured) => faultsOf(measured).length === 0,
-  );
+  const exact =
+    [...rounds.values()].every((measured) => faultsOf(measured).length === 0) &&
+    (jitter === undefined || isExact(jitter));
   return exact ? 0 : 1;
 }
 
@@ -91,13 +100,24 @@ async function benchGateway(
   return rounds;
 }
 
-async function bounded<T>(measuring: Promise<T>): Promise<T> {
+async function benchJitter(workload: JitterWorkload): Promise<JitterResult> {
+  console.error("jitter");
+  const publishingMs = (workload.messages / workload.perSecond) * 1_000;
+  const result = await bounded(
+    measureJitter(workload, processes),
+    publishingMs + SYSTEM_TIMEOUT_MS,
+  );
+  console.log(`\n${jitterPage(workload, result)}`);
+  return result;
+}
+
+async function bounded<T>(
+  measuring: Promise<T>,
+  ms = SYSTEM_TIMEOUT_MS,
+): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(
-      () => reject(new Error("a round took too long")),
-      SYSTEM_TIMEOUT_MS,
-    );
+    timer = setTimeout(() => reject(new Error("a round took too long")), ms);
   });
   try {
     return await Promise.race([measuring, late]);

@@ -673,7 +673,7 @@ export interface components {
              * @constant
              */
             type: "drain";
-            /** @description When to begin, milliseconds from now; differs per client, so that they do not come all at once. */
+            /** @description When to begin, milliseconds from now; differs per client, so that they do not come all at once (DRAIN_RATE, DRAIN_SECONDS). */
             reconnectAfterMs: number;
         };
         /** @description Every message up to `seq` has arrived. */

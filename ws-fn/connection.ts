@@ -119,6 +119,8 @@ export class Connection {
   readonly #startedAt = Date.now();
   #state: State = "opening";
   #fenced = false;
+  /** A drain came before the welcome: told right after it. */
+  #slotMs: number | undefined;
   #handed: number;
   #renewal: Promise<boolean> | undefined;
   #renewTimer: NodeJS.Timeout | undefined;
@@ -255,6 +257,7 @@ export class Connection {
       { protocol: speaker.protocol, resumed, lost: claim.lost },
       "connection open",
     );
+    if (this.#slotMs !== undefined) this.drain(this.#slotMs);
     // What the client has seen is acked by coming back with it.
     this.#reporter.ack(claim.cur);
     this.#scheduleRenewal(Math.random() * (config.leaseMs / 3));
@@ -538,6 +541,7 @@ export class Connection {
    * closed with 1012 at its slot. Any time, twice.
    */
   drain(slotMs: number): void {
+    if (this.#state === "opening") this.#slotMs ??= slotMs;
     if (this.#state !== "open") return;
     this.#to = "moving";
     const told = this.#write(this.#speaker.drain(Math.round(slotMs)));

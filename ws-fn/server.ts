@@ -21,6 +21,7 @@ import { BridgeError, toProblem } from "../shared/errors.js";
 import { loggableUrl, type Logger } from "../shared/logging.js";
 import { admit, type AdmissionDeps } from "./admission.js";
 import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
+import { planDrain } from "./drain-plan.js";
 import { readHandshake } from "./handshake.js";
 import type { Pulse } from "./lease.js";
 import { frameBytesMax } from "./upstream.js";
@@ -34,8 +35,8 @@ const framing = {
   maxBufferedChunks: 1_024,
   maxPendingAutoPongs: 8,
 };
-/** What is left of a drain when every slot and its grace are over. */
-const drainMarginMs = 7_000;
+/** What a drain waits after the last slot: the 5 s of grace for who does not move, its close frame, and a little. */
+const drainMarginMs = 6_000 + closeTimeoutMs;
 /** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
 const rotateAt = 0.85;
 
@@ -53,6 +54,9 @@ export interface ServerConfig {
   allowAnonymous: boolean;
   maxSockets: number;
   executionMs: number;
+  /** Sockets that a drain sends away in a second. */
+  drainRate: number;
+  /** No slot of a drain is later than this. */
   drainMs: number;
 }
 
@@ -170,6 +174,8 @@ export class BridgeServer {
   /** Upgrades that wait for room. */
   readonly #waiting = new Set<() => void>();
   #draining: Promise<void> | undefined;
+  /** All slots of the drain lie in it. */
+  #drainWindowMs = 0;
 
   constructor(deps: ServerDeps) {
     this.#deps = deps;
@@ -371,7 +377,8 @@ export class BridgeServer {
             executionMs * rotateAt,
           )
         : undefined;
-    if (this.#draining) connection.drain(Math.random() * drainMs);
+    // Its upgrade was under way when the drain began.
+    if (this.#draining) connection.drain(Math.random() * this.#drainWindowMs);
     connection.open().catch((error: unknown) => {
       this.#logger.error(
         { err: error, connectionId: connection.id },
@@ -407,23 +414,40 @@ export class BridgeServer {
   }
 
   /**
-   * Sends every client away in its own slot, spread over DRAIN_SECONDS, and resolves when all have gone or their time
-   * is over. New sockets are refused. Any time, twice.
+   * Sends every client away in its own slot, DRAIN_RATE of them in a second but all within DRAIN_SECONDS, and resolves
+   * when all have gone or their time is over. New sockets are refused. Any time, twice.
    */
   drain(): Promise<void> {
     this.#draining ??= (async () => {
-      const { drainMs } = this.#deps.config;
+      const { drainRate, drainMs } = this.#deps.config;
       const all = [...this.#live];
-      this.#logger.info({ sockets: all.length }, "draining");
-      for (const connection of all) connection.drain(Math.random() * drainMs);
-      let timer: NodeJS.Timeout | undefined;
-      await Promise.race([
-        Promise.all(all.map((connection) => connection.closed)),
-        new Promise((resolve) => {
-          timer = setTimeout(resolve, drainMs + drainMarginMs);
-        }),
-      ]);
-      clearTimeout(timer);
+      const plan = planDrain(all.length, {
+        ratePerSecond: drainRate,
+        withinMs: drainMs,
+      });
+      const { windowMs, slots } = plan;
+      this.#drainWindowMs = windowMs;
+      this.#logger.info({ sockets: all.length, windowMs }, "draining");
+      if (plan.isHurried)
+        this.#logger.warn(
+          {
+            sockets: all.length,
+            drainRate,
+            drainSeconds: drainMs / 1_000,
+            perSecond: plan.ratePerSecond,
+          },
+          "DRAIN_SECONDS is too short for DRAIN_RATE: sockets leave faster",
+        );
+      for (const [index, connection] of all.entries())
+        connection.drain(slots[index] ?? 0);
+      const until = performance.now() + windowMs + drainMarginMs;
+      // Upgrades that were under way count as well: they are told as soon as they are open.
+      for (
+        let left = until - performance.now();
+        this.#taken > 0 && left > 0;
+        left = until - performance.now()
+      )
+        await this.#freed(left);
     })();
     return this.#draining;
   }

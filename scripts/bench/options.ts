@@ -1,26 +1,37 @@
 // The command line of the bench.
 import { parseArgs } from "node:util";
 import type { GatewayWorkload } from "./gateway.js";
+import type { JitterWorkload } from "./jitter.js";
 import type { Workload } from "./measure.js";
 import { systemNames, type SystemName } from "./systems.js";
 
 export const usage = `npm run bench -- [options]
-  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs (default: all)
+  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs (default: all);
+                   jitter: every message to clients whose sockets are cut again and again, once (about a minute; only when named)
   --rounds n       interleaved rounds, the medians are shown (default 3)
-  --messages n     messages of the loaded phase (default 20000)
+  --messages n     messages of the loaded phase (default 20000); of jitter to each client (default 120)
+  --clients n      clients of jitter (default 500)
   --sockets n      idle sockets for memory and Redis connections (default 1000)
   --appendonly     Redis with an append-only file, synced every second (default: no persistence)
   --json file      writes every figure of every round
   --profile dir    writes CPU profiles of the server processes and Redis' command statistics (last round)
   --quick          one small round: a smoke test, its figures mean little`;
 
-/** No system that carries messages, but a part of the page. */
+/** No systems to compare, but parts of the page. */
 const GATEWAY = "gateway";
+const JITTER = "jitter";
+
+/** As published for other servers, so that the figures can be laid beside each other. */
+const BAD_LINE = { perSecond: 2, cutEveryMs: 15_000, awayMs: 2_000 };
+/** The same in a tenth of the time. */
+const QUICK_LINE = { perSecond: 20, cutEveryMs: 1_000, awayMs: 100 };
 
 export interface Options extends Workload {
   only: SystemName[];
   /** What the gateway is measured with, if it is. */
   gateway: GatewayWorkload | undefined;
+  /** The jitter test, if it is wanted. */
+  jitter: JitterWorkload | undefined;
   rounds: number;
   json: string | undefined;
 }
@@ -33,6 +44,7 @@ export function parseOptions(args: string[]): Options | undefined {
       only: { type: "string", default: [...systemNames, GATEWAY].join(",") },
       rounds: { type: "string" },
       messages: { type: "string" },
+      clients: { type: "string" },
       sockets: { type: "string" },
       appendonly: { type: "boolean", default: false },
       json: { type: "string" },
@@ -46,13 +58,22 @@ export function parseOptions(args: string[]): Options | undefined {
   const parts = values.only.split(",");
   const rounds = count("rounds", values.rounds, quick ? 1 : 3);
   return {
-    only: parts.filter((part) => part !== GATEWAY).map(systemName),
+    only: parts
+      .filter((part) => part !== GATEWAY && part !== JITTER)
+      .map(systemName),
     gateway: parts.includes(GATEWAY)
       ? {
           rounds,
           messages: quick ? 2_000 : 20_000,
           samples: quick ? 100 : 1_000,
           connects: quick ? 2 : 5,
+        }
+      : undefined,
+    jitter: parts.includes(JITTER)
+      ? {
+          clients: count("clients", values.clients, quick ? 20 : 500),
+          messages: count("messages", values.messages, quick ? 20 : 120),
+          ...(quick ? QUICK_LINE : BAD_LINE),
         }
       : undefined,
     rounds,
@@ -71,7 +92,7 @@ function systemName(text: string): SystemName {
   const name = systemNames.find((known) => known === text);
   if (name === undefined) {
     throw new Error(
-      `--only ${text}: unknown; choose from ${[...systemNames, GATEWAY].join(", ")}`,
+      `--only ${text}: unknown; choose from ${[...systemNames, GATEWAY, JITTER].join(", ")}`,
     );
   }
   return name;

@@ -78,10 +78,12 @@ async function startBaseline(
   };
 }
 
-async function startBridge(
+/** The bridge, with any number of ws-fn; `url` of its targets names the first one. */
+export async function startBridge(
   processes: Processes,
   surroundings: Surroundings,
-): Promise<Pair> {
+  wsFns = 1,
+): Promise<Pair & { wsPorts: number[] }> {
   const key = randomBytes(24).toString("base64url");
   const keyHash = createHash("sha256").update(key).digest("hex");
   const env = {
@@ -93,9 +95,12 @@ async function startBridge(
   };
   const main = (role: string): string =>
     fileURLToPath(new URL(`../../${role}/main.js`, import.meta.url));
-  const ws = await processes.startNode(
-    node("bridge-ws", [main("ws-fn")], env, surroundings),
-  );
+  const startWs = (name: string): Promise<Running> =>
+    processes.startNode(node(name, [main("ws-fn")], env, surroundings));
+  const ws = await startWs("bridge-ws");
+  const others: Running[] = [];
+  while (others.length < wsFns - 1)
+    others.push(await startWs(`bridge-ws-${others.length + 2}`));
   const PUBLIC_WS_URL = `ws://127.0.0.1:${portOf(ws)}/ws`;
   const http = await processes.startNode(
     node(
@@ -109,6 +114,7 @@ async function startBridge(
   return {
     http,
     ws,
+    wsPorts: [ws, ...others].map(portOf),
     pushing: {
       port: portOf(http),
       headers: `Authorization: ${authorization}\r\n`,

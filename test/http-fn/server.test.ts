@@ -256,3 +256,47 @@ t.test("a caller that leaves ends its stream", async (t) => {
     "a stream that was cut does not look complete",
   );
 });
+
+t.test(
+  "who waits when the function goes gets the 202 at once, and every caller is asked to go elsewhere",
+  async (t) => {
+    const { dial, bridge, app } = await listening(t, {
+      timeouts: { farewellMs: 10_000 },
+    });
+    const id = bridge.connect();
+    const waiting = dial();
+    waiting.write(
+      `POST /v1/connections/${id}/messages?wait=30 HTTP/1.1\r\n${HOST}Content-Length: 1\r\n\r\nx`,
+    );
+    const idle = dial();
+    idle.write(`GET /healthz HTTP/1.1\r\n${HOST}\r\n`);
+    await once(idle, "data");
+    await until(() => bridge.following === 1);
+
+    const closed = app.close();
+    const answered = await untilClosed(waiting);
+    t.match(answered, /^HTTP\/1\.1 202 /);
+    t.match(answered, /\r\nconnection: close\r\n/i);
+    t.match(answered, /\r\npreference-applied: wait=30\r\n/i);
+    t.equal(app.server.listening, true, "a newcomer is not refused yet");
+    idle.write(
+      `POST /v1/connections/${id}/messages HTTP/1.1\r\n${HOST}Content-Length: 1\r\n\r\ny`,
+    );
+    const last = await untilClosed(idle);
+    t.match(last, /^HTTP\/1\.1 202 /, "it was not cut as an idle one");
+    t.match(last, /\r\nconnection: close\r\n/i);
+    await closed;
+    t.equal(bridge.pushes.length, 2);
+  },
+);
+
+t.test("without its farewell an idle caller would be cut", async (t) => {
+  const { dial, app } = await listening(t, { timeouts: { farewellMs: 0 } });
+  const idle = dial();
+  idle.write(`GET /healthz HTTP/1.1\r\n${HOST}\r\n`);
+  await once(idle, "data");
+  const said = untilClosed(idle);
+  await app.close();
+  idle.write(`GET /healthz HTTP/1.1\r\n${HOST}\r\n`);
+  t.equal(await said, "");
+});

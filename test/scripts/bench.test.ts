@@ -10,6 +10,11 @@ import t from "tap";
 import { parseOptions } from "../../scripts/bench/options.js";
 import { medianOf, page, ratios } from "../../scripts/bench/report.js";
 import type { GatewayRound } from "../../scripts/bench/gateway.js";
+import {
+  isExact,
+  jitterPage,
+  type JitterResult,
+} from "../../scripts/bench/jitter.js";
 import type { Figures, Measured } from "../../scripts/bench/measure.js";
 import { startProcess } from "../../scripts/lab/processes.js";
 import { until } from "../../scripts/lab/until.js";
@@ -52,27 +57,32 @@ t.test("a quick run delivers everything and fills the table", async (t) => {
   t.same(await readdir(dir), ["result.json"], "Redis' directories are gone");
 });
 
-t.test("the gateway is measured beside a direct socket", async (t) => {
+t.test("the gateway and bad lines are measured", async (t) => {
   const dir = await mkdtemp(path.join(tmpdir(), "bench-test-"));
   t.teardown(() => rm(dir, { recursive: true, force: true }));
   const bench = await startProcess(t, {
     args: [
       "dist/scripts/bench.js",
-      ...["--quick", "--only", "gateway"],
+      ...["--quick", "--only", "gateway,jitter"],
       ...["--json", path.join(dir, "result.json")],
     ],
     env: { TMPDIR: dir },
   });
   await bench.waitForLine(/^one by one p50, gateway/, QUICK_RUN_MS);
+  await bench.waitForLine(/^delivered +100 % \(400 of 400\)$/, QUICK_RUN_MS);
   t.same(await bench.exited, { code: 0, signal: null });
   const result = JSON.parse(
     await readFile(path.join(dir, "result.json"), "utf8"),
-  ) as { gateway: GatewayRound[] };
+  ) as { gateway: GatewayRound[]; jitter: JitterResult };
   const [round] = result.gateway;
   t.ok(Number.isFinite(round?.cold));
   for (const way of [round?.direct, round?.gateway])
     for (const figure of Object.values(way ?? { none: NaN }))
       t.ok(Number.isFinite(figure));
+  const { jitter } = result;
+  t.match(jitter, { duplicates: 0, inversions: 0, faults: [] });
+  t.ok(jitter.cuts > 0, `${jitter.cuts} cuts`);
+  t.ok(Number.isFinite(jitter.reconnect.p99));
   t.same(await readdir(dir), ["result.json"], "its folder is gone");
 });
 
@@ -110,6 +120,11 @@ t.test("options have defaults, and --quick smaller ones", (t) => {
     messages: 7,
     sockets: 100,
   });
+  t.equal(parseOptions([])?.jitter, undefined, "it takes a minute");
+  t.match(parseOptions(["--only", "jitter", "--clients", "9"]), {
+    only: [],
+    jitter: { clients: 9, messages: 120, perSecond: 2, awayMs: 2_000 },
+  });
   t.equal(parseOptions(["--help"]), undefined);
   t.throws(() => parseOptions(["--rounds", "0"]), /--rounds 0: a whole number/);
   t.throws(() => parseOptions(["--fast"]), /--fast/);
@@ -135,6 +150,35 @@ t.test("a system that lost a message is marked", (t) => {
   const text = page(new Map([["publish", [atRate(1), lossy]]]));
   t.match(text, /^publish .* FAULTY$/m);
   t.match(text, /^FAULTY publish: round 2, loaded: 1 lost$/m);
+  t.end();
+});
+
+t.test("a jitter test is exact or says what it was not", (t) => {
+  const spread = { samples: 1, p50: 1, p99: 1 };
+  const exact: JitterResult = {
+    accepted: 10_000,
+    delivered: 10_000,
+    duplicates: 0,
+    inversions: 0,
+    cuts: 1,
+    reconnect: spread,
+    replay: spread,
+    faults: [],
+  };
+  t.ok(isExact(exact));
+  for (const flaw of [
+    { delivered: 9_999 },
+    { duplicates: 1 },
+    { inversions: 1 },
+    { faults: ["1 answered 503"] },
+  ])
+    t.notOk(isExact({ ...exact, ...flaw }));
+  const line = {
+    ...{ clients: 100, messages: 100, perSecond: 2 },
+    ...{ cutEveryMs: 15_000, awayMs: 2_000 },
+  };
+  const text = jitterPage(line, { ...exact, delivered: 9_999 });
+  t.match(text, /^delivered +99\.9900 % \(9999 of 10000\)$/m);
   t.end();
 });
 
