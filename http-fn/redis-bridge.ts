@@ -2,6 +2,7 @@
 import type { Accepted, Connection, Receipt } from "../shared/api.js";
 import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded } from "../shared/errors.js";
+import { EventFeed } from "../shared/event-feed.js";
 import {
   isConnectionId,
   newScheduledId,
@@ -22,6 +23,9 @@ const busyMarginMs = 2_000;
 /** How long the owner of a connection may take to decide about a recall (rule 10). */
 const recallDeadlineMs = 1_000;
 
+/** Connections in one look before an answer: what fits into its few milliseconds. */
+const lookAtMost = 20;
+
 const acceptedUntil = isoTimes();
 
 /** A bridge with its connections; `close` ends them. */
@@ -33,8 +37,9 @@ export interface OpenBridge {
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, replication, tokens } = stores;
+  const { redis, registry, log, events, queues, replication, tokens } = stores;
   const receipts = new Receipts(redis, log, config.receiptMs);
+  const feed = new EventFeed(events, redis);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -266,6 +271,12 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       });
       return registry.inspect(connectionId);
     },
+    followEvents: (after, signal) => feed.follow(after, signal),
+    lookAfter: (withinMs) =>
+      registry.sweep((connectionId) => queues.remove(connectionId), {
+        limit: lookAtMost,
+        withinMs,
+      }),
     ready: () => redis.ready(),
   };
 

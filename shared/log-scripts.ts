@@ -6,6 +6,7 @@
  * header, so that the writers of the wire format stand here and its readers in entry.ts. Header, separated by spaces:
  *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- binary contentType
  */
+import { undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
 /** Shared by all: clock, number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
@@ -277,9 +278,9 @@ export const appendFullScript: Script = {
 export const makeRoomScript: Script = {
   name: "bridgeMakeRoom",
   keys: 3,
-  lua: `${prelude}
+  lua: `${prelude}${undelivered}
 local readTo = tonumber(redis.call('HGET', KEYS[1], 'readTo') or 0)
-local gone = 0
+local gone, items = 0, {}
 for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
   local exp, cum = string.match(row[2][2], '^(%d+) (%d+)')
   local seq = string.match(row[1], '^%d+')
@@ -288,7 +289,9 @@ for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
   redis.call('ZADD', KEYS[3], seq, seq .. ':expired::' .. exp)
   redis.call('HSET', KEYS[1], 'trimmed', cum)
   gone = gone + 1
+  items[gone] = seq .. ':expired::' .. exp
 end
+undelivered(items)
 if gone > 0 then news('f') end
 return gone
 `,
@@ -298,10 +301,11 @@ return gone
 export const dropDueScript: Script = {
   name: "bridgeDropDue",
   keys: 2,
-  lua: `${prelude}
+  lua: `${prelude}${undelivered}
 local waiting = redis.call('HGET', KEYS[2], ARGV[1])
 if waiting and string.sub(waiting, 1, 1) == 'w' then
   redis.call('HSET', KEYS[2], ARGV[1], 'u:' .. text(ms) .. ':' .. waiting)
+  undelivered({'s' .. ARGV[1] .. ':undeliverable:log_full:' .. text(ms)})
   news('f')
 end
 return 1
@@ -427,7 +431,7 @@ return out
 export const reportScript: Script = {
   name: "bridgeReport",
   keys: 4,
-  lua: `${prelude}
+  lua: `${prelude}${undelivered}
 local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end
@@ -435,10 +439,13 @@ if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[2] ~= 'open' then return 'missin
 local set = {}
 local to = string.match(ARGV[5], '(%d+):%d+$')
 if to and tonumber(to) > tonumber(c[4] or 0) then set[1] = 'sent'; set[2] = to end
+local items = {}
 for seq, status, reason in string.gmatch(ARGV[6], '(%d+):(%l+):([%l_]*)') do
   redis.call('ZADD', KEYS[4], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
   redis.call('XDEL', KEYS[2], seq .. '-0')
+  items[#items + 1] = seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms)
 end
+undelivered(items)
 if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(c[3] or 0) then
   local cum = ARGV[3]
   if cum == '' then

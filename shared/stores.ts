@@ -1,5 +1,6 @@
-/** What both functions keep in Redis, put together once: registry, log, queues, replication and tokens over one link. */
+/** What both functions keep in Redis, put together once: registry, log, events, queues, replication and tokens over one link. */
 import type { Config } from "./config.js";
+import { Events, eventScripts, type EventsOptions } from "./events.js";
 import { Log, logScripts } from "./log.js";
 import type { Logger } from "./logging.js";
 import { accuseScript } from "./poison.js";
@@ -13,6 +14,7 @@ export interface Stores {
   redis: RedisLink;
   registry: Registry;
   log: Log;
+  events: Events;
   queues: DeliveryQueues;
   replication: Replication;
   tokens: Tokens;
@@ -21,13 +23,23 @@ export interface Stores {
 }
 
 /** Connects in the background: the stores exist before their Redis answers. */
-export function openStores(config: Config, logger: Logger): Stores {
+export function openStores(
+  config: Config & Pick<EventsOptions, "standstillMs">,
+  logger: Logger,
+): Stores {
   const redis = new RedisLink(
     config.redisUrl,
-    [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
+    [
+      ...logScripts,
+      ...registryScripts,
+      ...eventScripts,
+      ...replicationScripts,
+      accuseScript,
+    ],
     logger,
   );
-  const registry = new Registry(redis, config);
+  const events = new Events(redis, config);
+  const registry = new Registry(redis, config, events);
   const log = new Log(
     redis,
     {
@@ -45,6 +57,7 @@ export function openStores(config: Config, logger: Logger): Stores {
     redis,
     registry,
     log,
+    events,
     queues,
     replication: new Replication(redis, logger),
     tokens,
