@@ -14,6 +14,7 @@ import type { Logger } from "../shared/logging.js";
 import { answer, answerProblem, toBridgeError } from "./answer.js";
 import { BODY_BYTES_MAX } from "./body.js";
 import type { Bridge } from "./bridge.js";
+import { createChores } from "./chores.js";
 import {
   closeConnection,
   inspectConnection,
@@ -29,6 +30,7 @@ import {
 import { createGate } from "./credentials.js";
 import { renderDocs } from "./docs.js";
 import { sayFarewell } from "./farewell.js";
+import { followEvents } from "./events.js";
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
 import { pushToConnection } from "./push.js";
@@ -77,6 +79,12 @@ const HEADER_BYTES_MAX = 8_192;
 /** Longest path segment that is looked at, characters; IDs are much shorter. */
 const PATH_PARAM_MAX = 256;
 
+/** Answers that last. */
+const STREAMS: ReadonlySet<OperationId> = new Set([
+  "followReceipt",
+  "followEvents",
+]);
+
 type Handler<Id extends OperationId> = (
   request: FastifyRequest,
   reply: FastifyReply,
@@ -90,6 +98,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   const timeouts = { ...TIMEOUTS, ...deps.timeouts };
   const gate = createGate(deps);
   const live = createLiveRequests();
+  const chores = createChores((withinMs) => bridge.lookAfter(withinMs));
   const app = fastify({
     logger: false,
     genReqId: requestIds(),
@@ -158,15 +167,16 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       method,
       url: path.replaceAll(/\{(\w+)\}/g, ":$1"),
       // HEAD of a stream would last as long as the stream.
-      exposeHeadRoute: method === "GET" && id !== "followReceipt",
+      exposeHeadRoute: method === "GET" && !STREAMS.has(id),
       handler(request, reply) {
         const apiKeyName = gate(request.headers, scope);
-        return handle(
-          request,
-          reply,
-          parameters(request.raw, request.query),
-          apiKeyName,
-        );
+        const given = parameters(request.raw, request.query);
+        // What has no scope must answer without Redis.
+        if (scope !== undefined && chores.due())
+          return chores
+            .run()
+            .then(() => handle(request, reply, given, apiKeyName));
+        return handle(request, reply, given, apiKeyName);
       },
     });
   }
@@ -185,6 +195,8 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   serve("listConnections", listConnections(bridge));
   serve("inspectConnection", inspectConnection(bridge));
   serve("closeConnection", closeConnection(bridge));
+
+  serve("followEvents", followEvents({ bridge, live, chores }));
 
   serve("health", (request, reply) =>
     answer(request, reply, 200, { status: "ok" }),

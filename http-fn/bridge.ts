@@ -9,6 +9,7 @@ import type {
   PrepareRequest,
   Receipt,
 } from "../shared/api.js";
+import type { Following } from "../shared/event-feed.js";
 
 export interface Bridge {
   /** Throws redis_full, redis_unavailable, outcome_unknown. */
@@ -33,6 +34,16 @@ export interface Bridge {
     connectionId: string,
     close: { code: number; reason: string },
   ): Promise<Connection>;
+  /**
+   * The events after a position; 0 is before all that are kept, none is now. Ends when the signal aborts. Throws
+   * redis_unavailable.
+   */
+  followEvents(
+    after: number | undefined,
+    signal: AbortSignal,
+  ): Promise<Following>;
+  /** Looks after connections whose time is over; begins with nothing more once `withinMs` have passed. */
+  lookAfter(withinMs: number): Promise<unknown>;
   /** Throws redis_unavailable. */
   ready(): Promise<void>;
 }

@@ -8,9 +8,7 @@ import { accepts, answer, wantsText } from "./answer.js";
 import type { Bridge } from "./bridge.js";
 import type { ParametersOf } from "./contract.js";
 import type { LiveRequests } from "./live-requests.js";
-
-/** A comment goes out this often, milliseconds: half of the shortest idle timeout met in proxies (30 s). */
-const HEARTBEAT_MS = 15_000;
+import { beginStream, HEARTBEAT_MS } from "./streaming.js";
 
 export function readReceipt(bridge: Pick<Bridge, "receipt">) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
@@ -66,15 +64,7 @@ async function stream(
   first: Receipt,
   receipts: AsyncGenerator<Receipt>,
 ): Promise<void> {
-  const { raw } = reply.hijack();
-  // A caller that left is no error; `live` ends the receipts.
-  raw.on("error", () => undefined);
-  raw.writeHead(200, {
-    "content-type": form.contentType,
-    "cache-control": "no-store",
-    // Asks nginx-like proxies to pass every line on at once.
-    "x-accel-buffering": "no",
-  });
+  const raw = beginStream(reply, form.contentType);
   raw.write(form.line(first));
   const heartbeat =
     form.comment === undefined

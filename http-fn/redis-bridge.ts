@@ -2,6 +2,7 @@
 import type { Accepted, Connection, Receipt } from "../shared/api.js";
 import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded } from "../shared/errors.js";
+import { EventFeed } from "../shared/event-feed.js";
 import {
   isConnectionId,
   newConnectionId,
@@ -27,6 +28,8 @@ const recallDeadlineMs = 1_000;
 const connectionBytes = 1_024;
 /** BullMQ's queue of scheduled messages lies under this tag, and holds their bodies in base64. */
 const scheduleTag = keys.scheduleQueue.slice(1, -1);
+/** Connections in one look before an answer: what fits into its few milliseconds. */
+const lookAtMost = 20;
 
 const acceptedUntil = isoTimes();
 
@@ -39,8 +42,10 @@ export interface OpenBridge {
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
-  const { redis, memory, registry, log, queues, replication, tokens } = stores;
+  const { redis, memory, registry, log, events, queues, replication, tokens } =
+    stores;
   const receipts = new Receipts(redis, log, config.receiptMs);
+  const feed = new EventFeed(events, redis);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -292,6 +297,12 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       });
       return registry.inspect(connectionId);
     },
+    followEvents: (after, signal) => feed.follow(after, signal),
+    lookAfter: (withinMs) =>
+      registry.sweep((connectionId) => queues.remove(connectionId), {
+        limit: lookAtMost,
+        withinMs,
+      }),
     ready: () => redis.ready(),
   };
 

@@ -142,6 +142,37 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow the events
+         * @description What happens to connections, as CloudEvents 1.0 in JSON (`BridgeEvent`), each exactly once and in one order for
+         *     all: `connected` once a connection was opened for the first time (not for each of its sockets), `disconnected`
+         *     once it has ended, `message.undelivered` for messages that can never arrive.
+         *
+         *     Server-sent events unless `Accept` names `application/x-ndjson` (one event a line) or `text/plain` (one aligned
+         *     line each). In the event stream `event` is the type and `id` the event's `position`; every 15 s a comment goes
+         *     out with the `id` up to which there was nothing more for this reader (NDJSON: an empty line).
+         *
+         *     Without `Last-Event-ID` the stream begins with what happens from now on; with it, after that position; with
+         *     `0`, with the oldest event that is kept (`EVENTS_SECONDS`, an hour; `EVENTS_MAX`, 100,000). A position that is
+         *     not kept any more is never passed over in silence: an event of the type `gap` comes first, and then what there
+         *     is.
+         */
+        get: operations["followEvents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/ws": {
         parameters: {
             query?: never;
@@ -463,6 +494,96 @@ export interface components {
             items: components["schemas"]["Connection"][];
             /** @description The `cursor` of the next page; null after the last one. */
             next: string | null;
+        };
+        /** @description Place of an event in the stream; grows with every event. `0` is before all of them. */
+        EventPosition: string;
+        /**
+         * @description What happened.
+         * @enum {string}
+         */
+        EventType: "connected" | "disconnected" | "message.undelivered";
+        /** @description An event of the stream, a CloudEvents 1.0 event in JSON. */
+        BridgeEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description Names the event; the same event always has the same one. */
+            id: string;
+            type: components["schemas"]["EventType"];
+            /** @constant */
+            source: "urn:push-bridge";
+            subject: components["schemas"]["ConnectionId"];
+            /** @description When it happened, which may be long before anybody noticed. */
+            time: components["schemas"]["Timestamp"];
+            /** @constant */
+            datacontenttype: "application/json";
+            position: components["schemas"]["EventPosition"];
+            data: components["schemas"]["ConnectedData"] | components["schemas"]["DisconnectedData"] | components["schemas"]["UndeliveredData"];
+        };
+        /** @description With `connected`. */
+        ConnectedData: {
+            /** @description The connection's user; null when it has none. */
+            userId: components["schemas"]["UserId"] | null;
+            protocol: components["schemas"]["Protocol"];
+        };
+        /** @description With `disconnected`. */
+        DisconnectedData: {
+            /** @description The connection's user; null when it has none. */
+            userId: components["schemas"]["UserId"] | null;
+            /**
+             * @description Who ended it: the `client` with 1000, the `backend`, or the `bridge` because its time was over.
+             * @enum {string}
+             */
+            by: "client" | "backend" | "bridge";
+            reason: components["schemas"]["Reason"];
+            /** @description The close code; null when no socket was closed with one. */
+            code: number | null;
+            /** @description The close reason, or empty. */
+            words: string;
+            /** @description When its last socket connected; null when none ever did. */
+            connectedAt: components["schemas"]["Timestamp"] | null;
+            /**
+             * @description When it ended, as `time`: the moment of the close; when the resume window was over
+             *     (`RESUME_SECONDS` after the socket's end, or after the end of the lease where its instance froze or died);
+             *     when a prepared connection's wait was over.
+             */
+            occurredAt: components["schemas"]["Timestamp"];
+        };
+        /** @description With `message.undelivered`. */
+        UndeliveredData: {
+            /** @description The connection's user; null when it has none. */
+            userId: components["schemas"]["UserId"] | null;
+            /** @description How many messages; more than are named when there are more than 100. */
+            count: number;
+            /** @description The oldest of them. */
+            messages: components["schemas"]["UndeliveredMessage"][];
+        };
+        /** @description A message that can never arrive. */
+        UndeliveredMessage: {
+            id: components["schemas"]["MessageId"];
+            /** @enum {string} */
+            status: "expired" | "undeliverable";
+            /** @description Why it is `undeliverable`; null when it has expired. */
+            reason: components["schemas"]["Reason"] | null;
+            at: components["schemas"]["Timestamp"];
+        };
+        /**
+         * @description In the stream of events: what happened between two positions is not kept any more (the reader was away for too
+         *     long, or Redis has lost its history). List the connections to know where things stand.
+         */
+        EventGap: {
+            /** @constant */
+            specversion: "1.0";
+            id: string;
+            /** @constant */
+            type: "gap";
+            /** @constant */
+            source: "urn:push-bridge";
+            time: components["schemas"]["Timestamp"];
+            position: components["schemas"]["EventPosition"];
+            data: {
+                /** @description The position that was asked for. */
+                after: components["schemas"]["EventPosition"];
+            };
         };
         /** @description What a prepared connection starts with. Everything is optional. */
         PrepareRequest: {
@@ -958,6 +1079,14 @@ export type ConnectionState = components['schemas']['ConnectionState'];
 export type Protocol = components['schemas']['Protocol'];
 export type Connection = components['schemas']['Connection'];
 export type ConnectionPage = components['schemas']['ConnectionPage'];
+export type EventPosition = components['schemas']['EventPosition'];
+export type EventType = components['schemas']['EventType'];
+export type BridgeEvent = components['schemas']['BridgeEvent'];
+export type ConnectedData = components['schemas']['ConnectedData'];
+export type DisconnectedData = components['schemas']['DisconnectedData'];
+export type UndeliveredData = components['schemas']['UndeliveredData'];
+export type UndeliveredMessage = components['schemas']['UndeliveredMessage'];
+export type EventGap = components['schemas']['EventGap'];
 export type PrepareRequest = components['schemas']['PrepareRequest'];
 export type Prepared = components['schemas']['Prepared'];
 export type Health = components['schemas']['Health'];
@@ -1397,6 +1526,48 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    followEvents: {
+        parameters: {
+            query?: {
+                /** @description The last `id` (`position`) received; `0` for everything that is kept. */
+                lastEventId?: components["schemas"]["EventPosition"];
+                /** @description Only events of these types, separated by commas. A `gap` is always told. */
+                type?: string;
+                /** @description Only events of this connection. */
+                connection?: components["schemas"]["ConnectionId"];
+                /**
+                 * @description The stream ends after so many seconds; `0` gives what is there already. Without it the stream lasts as long
+                 *     as its reader.
+                 */
+                wait?: number;
+            };
+            header?: {
+                /** @description Header form of `lastEventId`; an EventSource sends it by itself when it comes back. */
+                "Last-Event-ID"?: components["schemas"]["EventPosition"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The stream. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": components["schemas"]["PlainText"];
+                    "application/x-ndjson": components["schemas"]["PlainText"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };

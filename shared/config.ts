@@ -241,6 +241,16 @@ const variables = {
     fallback: "86400",
     why: "how long an Idempotency-Key is remembered",
   },
+  EVENTS_MAX: {
+    kind: number(100, 10_000_000, "events", true),
+    fallback: "100000",
+    why: "events kept for GET /v1/events, about 400 bytes each; a reader further behind is told of the gap",
+  },
+  EVENTS_SECONDS: {
+    kind: seconds(1, 604_800),
+    fallback: "3600",
+    why: "how long an event is kept: what a restart of its reader takes, with ample room",
+  },
   LEASE_SECONDS: {
     kind: seconds(0.5, 600),
     fallback: "15",
@@ -337,6 +347,8 @@ export interface Config {
   readonly ttlDefaultSeconds: number;
   readonly receiptMs: number;
   readonly idempotencyMs: number;
+  readonly eventsMax: number;
+  readonly eventsMs: number;
   readonly leaseMs: number;
   readonly lingerMs: number;
   readonly heartbeatMs: number;
@@ -418,6 +430,8 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     ttlDefaultSeconds: values.TTL_DEFAULT_SECONDS,
     receiptMs: values.RECEIPT_SECONDS * 1_000,
     idempotencyMs: values.IDEMPOTENCY_SECONDS * 1_000,
+    eventsMax: values.EVENTS_MAX,
+    eventsMs: values.EVENTS_SECONDS * 1_000,
     leaseMs: values.LEASE_SECONDS * 1_000,
     lingerMs: values.LINGER_MS,
     heartbeatMs: values.HEARTBEAT_SECONDS * 1_000,

@@ -41,6 +41,12 @@ export const keys = {
   connections: "bridge:connections",
   /** Sorted set of all connections by the time (ms) at which somebody should look at them again. */
   due: "bridge:due",
+  /** Stream: events for backends, entry ID `<position>-0`. Its slot is its own. */
+  events: "bridge:{events}:stream",
+  /** String: position of the newest event there ever was. Stays. */
+  lastEvent: "bridge:{events}:last",
+  /** Sorted set: identities of events that somebody might append again, by when to forget them (ms). */
+  eventIdentities: "bridge:{events}:identities",
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 
@@ -87,6 +93,8 @@ export const channels = {
   bell: (id: string) => `bell:{${id}}:`,
   /** News about receipts of a connection: something was sent, acked or ended. `news:{c_…}` */
   news: (id: string) => `news:{${id}}`,
+  /** A new event was appended; its position. */
+  events: "news:{events}",
   /** Canary through a subscriber connection. */
   canary: (instance: string) => `canary:${instance}`,
 } as const;

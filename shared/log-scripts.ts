@@ -7,6 +7,7 @@
  *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- binary contentType
  */
 import { drains } from "./full.js";
+import { undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
 /** Shared by all: clock, number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
@@ -278,9 +279,9 @@ export const appendFullScript: Script = {
 export const makeRoomScript: Script = {
   name: "bridgeMakeRoom",
   keys: 3,
-  lua: `${prelude}
+  lua: `${prelude}${undelivered}
 local readTo = tonumber(redis.call('HGET', KEYS[1], 'readTo') or 0)
-local gone = 0
+local gone, items = 0, {}
 for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
   local exp, cum = string.match(row[2][2], '^(%d+) (%d+)')
   local seq = string.match(row[1], '^%d+')
@@ -289,7 +290,9 @@ for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
   redis.call('ZADD', KEYS[3], seq, seq .. ':expired::' .. exp)
   redis.call('HSET', KEYS[1], 'trimmed', cum)
   gone = gone + 1
+  items[gone] = seq .. ':expired::' .. exp
 end
+undelivered(items)
 if gone > 0 then news('f') end
 return gone
 `,
@@ -299,9 +302,10 @@ return gone
 export const dropDueScript: Script = {
   name: "bridgeDropDue",
   keys: 2,
-  lua: `${prelude}${drains()}local waiting = redis.call('HGET', KEYS[2], ARGV[1])
+  lua: `${prelude}${undelivered}${drains()}local waiting = redis.call('HGET', KEYS[2], ARGV[1])
 if waiting and string.sub(waiting, 1, 1) == 'w' then
   redis.call('HSET', KEYS[2], ARGV[1], 'u:' .. text(ms) .. ':' .. waiting)
+  undelivered({'s' .. ARGV[1] .. ':undeliverable:log_full:' .. text(ms)})
   news('f')
 end
 return 1
@@ -426,17 +430,20 @@ return out
 export const reportScript: Script = {
   name: "bridgeReport",
   keys: 4,
-  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
+  lua: `${prelude}${undelivered}${drains()}local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end
 if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[2] ~= 'open' then return 'missing' end
 local set = {}
 local to = string.match(ARGV[5], '(%d+):%d+$')
 if to and tonumber(to) > tonumber(c[4] or 0) then set[1] = 'sent'; set[2] = to end
+local items = {}
 for seq, status, reason in string.gmatch(ARGV[6], '(%d+):(%l+):([%l_]*)') do
   redis.call('ZADD', KEYS[4], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
   redis.call('XDEL', KEYS[2], seq .. '-0')
+  items[#items + 1] = seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms)
 end
+undelivered(items)
 if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(c[3] or 0) then
   local cum = ARGV[3]
   if cum == '' then

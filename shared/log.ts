@@ -193,7 +193,10 @@ export class Log {
   #producer = randomBase62(8);
   readonly #counters = new Map<string, number>();
 
-  /** `lapse` ends a connection whose time is over (registry.ts); it is called when an append finds one. */
+  /**
+   * `lapse` ends a connection whose time is over and tells what it has to tell (registry.ts); it is called when an append
+   * finds one, or has given a message up.
+   */
   constructor(
     redis: RedisLink,
     options: LogOptions,
@@ -292,12 +295,14 @@ export class Log {
       if (!due) common[1] = this.#count(id);
       reply = await this.#onceLapsed(id, send);
     }
-    if (reply[0] === "full" && due)
+    if (reply[0] === "full" && due) {
       await this.#redis.run(
         dropDueScript,
         [keys.connection(id), keys.scheduled(id)],
         [scheduledId],
       );
+      await this.#lapse(id);
+    }
     if (reply[0] === "done")
       return {
         messageId: scheduledMessageId(id, scheduledId),
@@ -317,7 +322,9 @@ export class Log {
       [keys.connection(id), keys.log(id), keys.fates(id)],
       [],
     );
-    return Number(gone) > 0;
+    if (Number(gone) === 0) return false;
+    await this.#lapse(id);
+    return true;
   }
 
   /** Accepts a message for later. The caller adds the job that will append it. */

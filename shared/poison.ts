@@ -11,6 +11,7 @@
 import { drains } from "./full.js";
 import { keys } from "./keys.js";
 import { drop, prelude } from "./log-scripts.js";
+import { undelivered } from "./outbox.js";
 import type { RedisLink, Script } from "./redis.js";
 
 /** A socket that ends this soon after the last message may have died of it. */
@@ -29,7 +30,7 @@ export const cautiousAfter = 3;
 export const accuseScript: Script = {
   name: "bridgeAccuse",
   keys: 3,
-  lua: `${prelude}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'acked', 'suspect')
+  lua: `${prelude}${drop}${undelivered}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'acked', 'suspect')
 if c[1] ~= 'open' or c[2] ~= ARGV[1] then return '' end
 local row = ARGV[3] == '1' and redis.call('XRANGE', KEYS[2], '(' .. (c[3] or '0'), '+', 'COUNT', 1)[1]
 local first = row and string.match(row[1], '^%d+')
@@ -48,6 +49,7 @@ end
 drop(first)
 redis.call('HDEL', KEYS[1], 'suspect')
 redis.call('ZADD', KEYS[3], first, first .. ':undeliverable:poison:' .. text(ms))
+undelivered({first .. ':undeliverable:poison:' .. text(ms)})
 news('f')
 return first
 `,

@@ -80,6 +80,7 @@ export class DeliveryQueues {
   #closed = false;
   readonly #mayTellWake = sparing(tellEveryMs);
   readonly #mayTellSchedule = sparing(tellEveryMs);
+  #silenced = false;
 
   constructor(redis: RedisLink, logger: Logger) {
     this.#redis = redis;
@@ -220,6 +221,7 @@ export class DeliveryQueues {
     delayMs: number,
   ): Promise<void> {
     const queue = await this.#queue(keys.scheduleQueue);
+    await this.#silenceSchedule();
     const data: ScheduledJob = {
       connectionId: push.connectionId,
       scheduledId,
@@ -243,6 +245,18 @@ export class DeliveryQueues {
     }
   }
 
+  /** BullMQ's event stream is not used and must not grow. Once for a process; again after a failure. */
+  async #silenceSchedule(): Promise<void> {
+    if (this.#silenced) return;
+    await this.#redis.command(
+      "HSET",
+      `${bullPrefix}:${keys.scheduleQueue}:meta`,
+      "opts.maxLenEvents",
+      0,
+    );
+    this.#silenced = true;
+  }
+
   /** Removes the job of a recalled message; the recall itself is in the connection's hash. */
   async unschedule(scheduledId: string): Promise<void> {
     const queue = await this.#queue(keys.scheduleQueue);
@@ -255,6 +269,7 @@ export class DeliveryQueues {
   ): Promise<void> {
     if (this.#scheduleWorker || this.#closed) return;
     const root = await this.#backend();
+    await this.#silenceSchedule();
     const blocking = this.#redis.openBlocking();
     const factory = ((name: string) => {
       const sibling = patient(root.forQueue(name) as RedisQueueBackend);
@@ -293,12 +308,34 @@ export class DeliveryQueues {
     this.#scheduleWorker = worker;
   }
 
-  /** Removes everything of an ended connection's queue. */
+  /** Removes everything of an ended connection's queue, and the jobs of its scheduled messages. */
   async remove(connectionId: string): Promise<void> {
     const name = keys.queue(connectionId);
     const queue = await this.#queue(name);
-    await queue.obliterate({ force: true });
+    await Promise.all([
+      queue.obliterate({ force: true }),
+      this.#unscheduleAll(connectionId),
+    ]);
     this.#queues.delete(name);
+  }
+
+  /** Jobs of messages that will never be due for anybody. One that is being worked on finds out by itself. */
+  async #unscheduleAll(connectionId: string): Promise<void> {
+    let cursor = "0";
+    do {
+      const [next, pairs] = (await this.#redis.command(
+        "HSCAN",
+        keys.scheduled(connectionId),
+        cursor,
+        "COUNT",
+        100,
+      )) as [string, string[]];
+      cursor = next;
+      const waiting = pairs.filter(
+        (_, at) => at % 2 === 0 && pairs[at + 1]?.startsWith("w"),
+      );
+      await Promise.all(waiting.map((id) => this.unschedule(id)));
+    } while (cursor !== "0");
   }
 
   async close(): Promise<void> {

@@ -5,6 +5,8 @@
  * across a failover; every effect of an owner compares it (log-scripts.ts).
  */
 import { drains } from "./full.js";
+import { horizonMs } from "./keys.js";
+import { messagesNamedMax, undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
 const prelude = `
@@ -17,20 +19,62 @@ local function expire(first, last, after)
 end
 `;
 
+/** Messages that are looked through for those to name when a connection ends, at most. */
+const indexRowsMax = 500;
+
+/** Notes what a connection that ends at \`at\` has not delivered (receipts.ts says the same of each); before its log goes. */
+const leftBehind = `
+local function leftBehind(at, reason)
+  local c = redis.call('HMGET', KEYS[1], 'acked', 'sent')
+  local count, sent = redis.call('XLEN', KEYS[2]), tonumber(c[2] or 0)
+  local items, from = {}, '(' .. (c[1] or '0')
+  for _ = 1, count > 0 and ${indexRowsMax / 100} or 0 do
+    local rows = redis.call('XRANGE', KEYS[4], from, '+', 'COUNT', 100)
+    for _, row in ipairs(rows) do
+      local seq = string.match(row[1], '^%d+')
+      local expires = tonumber(string.match(row[2][2], ' (%d+) '))
+      from = '(' .. row[1]
+      if redis.call('ZCOUNT', KEYS[6], seq, seq) == 0 then
+        if tonumber(seq) > sent and expires < at then items[#items + 1] = seq .. ':expired::' .. text(expires)
+        else items[#items + 1] = seq .. ':undeliverable:' .. reason .. ':' .. text(at) end
+      end
+    end
+    if #rows < 100 or #items >= ${messagesNamedMax} then break end
+  end
+  local scheduled = redis.call('HGETALL', KEYS[7])
+  for i = 1, #scheduled, 2 do
+    if string.sub(scheduled[i + 1], 1, 1) == 'w' then
+      count = count + 1
+      if #items < ${messagesNamedMax} then
+        items[#items + 1] = 's' .. scheduled[i] .. ':undeliverable:' .. reason .. ':' .. text(at)
+      end
+    end
+  end
+  undelivered(items, count)
+end
+`;
+
 /**
- * Ends a connection; conn is KEYS[1], log KEYS[2], topics KEYS[3], its own keys KEYS[1..7]. The queue keeps its expiry,
- * so that whoever looks next, soon or late, still finds in its lists which jobs are there to be removed.
+ * Ends a connection; conn is KEYS[1], log KEYS[2], topics KEYS[3], its own keys KEYS[1..7] (index 4, marks 5, fates 6,
+ * scheduled 7). The queue keeps its expiry, so that whoever looks next, soon or late, still finds in its lists which jobs
+ * are there to be removed; and the hash outlives its time until its events are told (outbox.ts).
  */
-const ending = `
+const ending = `${undelivered}${leftBehind}
 local function finish(epoch, at, reason, code, words, keep, publish, bell, news)
+  -- A delete comes first: an end makes room, so a full Redis must not refuse it (full.ts).
+  redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease', 'until')
+  leftBehind(at, reason)
   local fields = redis.call('HKEYS', KEYS[1])
   for _, f in ipairs(fields) do
     if string.sub(f, 1, 2) == 'p:' then redis.call('HDEL', KEYS[1], f) end
   end
-  redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease', 'until')
-  redis.call('HSET', KEYS[1], 'state', 'ended', 'ended', text(at), 'reason', reason, 'endCode', code, 'endWords', words)
+  redis.call('HSET', KEYS[1], 'state', 'ended', 'ended', text(at), 'reason', reason, 'endCode', code, 'endWords', words,
+    'keepTo', text(ms + keep), 'evEnd', text(at) .. ' ' .. reason .. ' ' .. code .. ' ' .. words)
   redis.call('DEL', KEYS[2], KEYS[3])
   expire(1, 7, keep)
+  expire(1, 1, math.max(keep, ${horizonMs}))
+  -- Names the jobs that somebody has to remove; goes with the hash.
+  expire(7, 7, math.max(keep, ${horizonMs}))
   if epoch > 0 then redis.call(publish, bell .. text(epoch), 'closed ' .. code .. ' ' .. words) end
   redis.call(publish, news, 'e')
 end
@@ -49,7 +93,8 @@ local expires = ms + tonumber(ARGV[1])
 redis.call('HSET', KEYS[1], 'state', 'prepared', 'lease', '0', 'seq', '0', 'epoch', '0', 'flag', '0', 'total', '0', 'trimmed', '0',
   'readTo', '0', 'until', text(expires), 'created', text(ms), 'user', ARGV[3],
   'groups', ARGV[4], 'labels', ARGV[5], 'permissions', ARGV[6])
-redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + tonumber(ARGV[2]))
+-- Somebody still has to tell of its end, if it is never used.
+redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + math.max(tonumber(ARGV[2]), ${horizonMs}))
 return text(expires)
 `,
 };
@@ -63,7 +108,7 @@ export const claimScript: Script = {
   name: "bridgeClaim",
   keys: 20,
   lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
-  'user', 'groups', 'labels', 'permissions', 'created', 'suspect')
+  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected')
 if not c[1] then return {'not_found'} end
 if c[1] == 'ended' then return {'ended', c[4], c[5]} end
 if c[1] == 'open' then
@@ -83,6 +128,8 @@ end
 redis.call('HDEL', KEYS[1], 'flag', 'run', 'until')
 redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV[1], 'lease', text(ms + tonumber(ARGV[2])),
   'protocol', ARGV[4], 'connected', text(ms))
+-- Once for a connection, not for each of its sockets.
+if not c[16] then redis.call('HSET', KEYS[1], 'evOpen', text(ms) .. ' ' .. ARGV[4]) end
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   if string.sub(fields[i], 1, 2) == 'p:' and tonumber(string.match(fields[i + 1], '(%d+)$')) < ms - 600000 then
@@ -94,7 +141,7 @@ redis.call('HSET', KEYS[10], 'opts.maxLenEvents', 0)
 expire(1, #KEYS, tonumber(ARGV[8]))
 if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
 return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.call('LLEN', KEYS[8]), redis.call('LLEN', KEYS[9]),
-  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or ''}
+  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or '', c[16] and 0 or 1}
 `,
 };
 
@@ -176,34 +223,37 @@ return 'ended'
 /**
  * Looks whether a connection's time is over: a lease that ran out makes it away, a window that ran out ends it.
  * KEYS as in end; ARGV resumeMs keepMs publish bell news
- * Returns {state, dueMs, nowMs}; {'gone'} when nothing is left.
+ * Returns {state, dueMs, nowMs, endedMs|'0', '1' when there is something to tell}; {'gone', …} when nothing is left.
  */
 export const lapseScript: Script = {
   name: "bridgeLapse",
   keys: 20,
   lua: `${prelude}${ending}
-local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'epoch')
-if not c[1] then return {'gone', '0', text(ms)} end
+local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'epoch', 'evOpen', 'evTold', 'evMail', 'evEnd', 'keepTo')
+if not c[1] then return {'gone', '0', text(ms), '0', '0'} end
 local keep = tonumber(ARGV[2])
-if c[1] == 'ended' then return {'ended', text(tonumber(c[4]) + keep), text(ms), c[4]} end
+local marks = (c[6] or c[7] or c[8] or c[9]) and '1' or '0'
+local function answer(state, due, ended) return {state, due, text(ms), ended or '0', marks} end
+if c[1] == 'ended' then return answer('ended', c[10] or text(tonumber(c[4]) + keep), c[4]) end
 local over, reason
 if c[1] == 'open' then
   local lease = tonumber(c[3])
-  if ms <= lease then return {'open', c[3], text(ms)} end
+  if ms <= lease then return answer('open', c[3]) end
   over = lease + tonumber(ARGV[1])
   reason = 'resume_expired'
   if ms <= over then
     redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease')
     redis.call('HSET', KEYS[1], 'state', 'away', 'until', text(over))
-    return {'away', text(over), text(ms)}
+    return answer('away', text(over))
   end
 else
   over = tonumber(c[2])
-  if ms <= over then return {c[1], c[2], text(ms)} end
+  if ms <= over then return answer(c[1], c[2]) end
   reason = c[1] == 'prepared' and 'never_connected' or 'resume_expired'
 end
 finish(tonumber(c[5] or 0), over, reason, '4510', 'the connection is gone', keep, ARGV[3], ARGV[4], ARGV[5])
-return {'ended', text(ms + keep), text(ms), text(over)}
+marks = '1'
+return answer('ended', text(ms + keep), text(over))
 `,
 };
 

@@ -9,6 +9,7 @@ import type {
   Reason,
 } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
+import type { Events } from "./events.js";
 import { newConnectionId } from "./ids.js";
 import {
   channels,
@@ -17,6 +18,7 @@ import {
   keys,
   queueKeys,
 } from "./keys.js";
+import { Outbox, outboxScripts } from "./outbox.js";
 import type { RedisLink, Script } from "./redis.js";
 import {
   claimScript,
@@ -40,7 +42,15 @@ export const registryScripts: readonly Script[] = [
   lapseScript,
   placeScript,
   inspectScript,
+  ...outboxScripts,
 ];
+
+/** A sweep looks at so many connections side by side. */
+const sweepAbreast = 20;
+/** What is too old in the stream of events is dropped this often by whoever sweeps, milliseconds. */
+const tidyEveryMs = 5_000;
+/** Events that could not be told now are looked for again after this long, milliseconds. */
+const tellAgainMs = 1_000;
 
 /** An add that was under way when a connection ended has arrived or failed after this long (rule 13). */
 const addDeadlineMs = 5_000;
@@ -104,10 +114,15 @@ const claimKeys = (id: string) => [...connectionKeys(id), ...queueKeys(id)];
 export class Registry {
   readonly #redis: RedisLink;
   readonly #options: RegistryOptions;
+  readonly #events: Events;
+  readonly #outbox: Outbox;
+  #tidiedAt = -Infinity;
 
-  constructor(redis: RedisLink, options: RegistryOptions) {
+  constructor(redis: RedisLink, options: RegistryOptions, events: Events) {
     this.#redis = redis;
     this.#options = options;
+    this.#events = events;
+    this.#outbox = new Outbox(redis, events);
   }
 
   get #keepMs(): number {
@@ -159,6 +174,12 @@ export class Registry {
     connectionId: string,
     request: { owner: string; protocol: Protocol; resumeSeq?: number },
   ): Promise<Claim> {
+    // Before the claim: whoever dies right after it leaves a connection that a sweep will look at.
+    const noted = this.#lookAgain(
+      connectionId,
+      Date.now() + this.#options.leaseMs,
+      true,
+    );
     const send = () =>
       this.#redis.run(claimScript, claimKeys(connectionId), [
         request.owner,
@@ -170,7 +191,7 @@ export class Registry {
         this.#options.resumeMs,
         horizonMs,
       ]) as Promise<unknown[]>;
-    let reply = await send();
+    let [reply] = await Promise.all([send(), noted]);
     if (reply[0] === "lapsed") {
       await this.lapse(connectionId);
       reply = await send();
@@ -194,12 +215,10 @@ export class Registry {
       created,
       acked,
       suspect = "",
+      first,
     ] = reply.map(String);
-    await this.#lookAgain(
-      connectionId,
-      Date.now() + this.#options.leaseMs,
-      true,
-    );
+    // The client need not wait for it; if this process ends first, a sweep tells.
+    if (first === "1") void this.#tellQuietly(connectionId);
     return {
       epoch: Number(epoch),
       cur: Number(cur),
@@ -306,16 +325,34 @@ export class Registry {
       channels.news(connectionId),
     ]);
     if (word !== "ended") return false;
-    await this.#lookAgain(connectionId, Date.now() + addDeadlineMs);
+    await Promise.all([
+      this.#lookAgain(connectionId, Date.now() + addDeadlineMs),
+      this.#tellQuietly(connectionId),
+    ]);
     return true;
   }
 
-  /** Ends or moves on a connection whose time is over. Returns its state now and when to look again (ms). */
+  /** Appends what the connection has to tell to the stream of events (outbox.ts); false when some is left. */
+  tell(connectionId: string): Promise<boolean> {
+    return this.#outbox.tell(connectionId);
+  }
+
+  /** For who has done something else: what cannot be told now, a sweep tells. */
+  #tellQuietly(connectionId: string): Promise<boolean> {
+    return this.tell(connectionId).catch(() => false);
+  }
+
+  /**
+   * Ends or moves on a connection whose time is over, and tells what it has to tell. Returns its state now and when to
+   * look again (ms).
+   */
   async lapse(connectionId: string): Promise<{
     state: ConnectionState | "gone";
     dueMs: number;
     nowMs: number;
     endedMs: number;
+    /** False when events are left to be told. */
+    told: boolean;
   }> {
     const reply = (
       (await this.#redis.run(lapseScript, endingKeys(connectionId), [
@@ -326,59 +363,84 @@ export class Registry {
         channels.news(connectionId),
       ])) as unknown[]
     ).map(String);
-    const [state = "gone", due, now, ended] = reply;
+    const [state = "gone", due, now, ended, marks] = reply;
     return {
       state: state as ConnectionState | "gone",
       dueMs: Number(due),
       nowMs: Number(now),
-      endedMs: Number(ended ?? 0),
+      endedMs: Number(ended),
+      told: marks !== "1" || (await this.#tellQuietly(connectionId)),
     };
   }
 
   /**
-   * Looks at up to `limit` connections whose time has come. `remove` takes away what is left of an ended one's queue.
-   * Any number of processes may do this at once. Returns how many it looked at.
+   * Looks at up to `limit` connections whose time has come, and begins with no more once `withinMs` are over. `remove`
+   * takes away what is left of an ended one's queue. Any number of processes may do this at once. Returns how many it
+   * looked at.
    */
   async sweep(
     remove: (connectionId: string) => Promise<void>,
-    limit = 100,
+    { limit = 100, withinMs = Infinity } = {},
   ): Promise<number> {
-    const ids = (await this.#redis.command(
-      "ZRANGEBYSCORE",
-      keys.due,
-      "-inf",
-      Date.now(),
-      "LIMIT",
-      0,
-      limit,
-    )) as string[];
-    for (const id of ids)
-      try {
-        await this.#look(id, remove);
-      } catch (error) {
-        if (error instanceof BridgeError) throw error;
-        // One that cannot be dealt with now must not block those behind it.
-        await this.#lookAgain(id, Date.now() + addDeadlineMs);
-      }
-    return ids.length;
+    const from = performance.now();
+    const tidy = from - this.#tidiedAt > tidyEveryMs;
+    if (tidy) this.#tidiedAt = from;
+    const [ids] = (await Promise.all([
+      this.#redis.command(
+        "ZRANGEBYSCORE",
+        keys.due,
+        "-inf",
+        Date.now(),
+        "LIMIT",
+        0,
+        limit,
+      ),
+      tidy && this.#events.tidy(),
+    ])) as [string[], unknown];
+    let looked = 0;
+    while (looked < ids.length && performance.now() - from < withinMs) {
+      const some = ids.slice(looked, looked + sweepAbreast);
+      await Promise.all(some.map((id) => this.#lookSafely(id, remove)));
+      looked += some.length;
+    }
+    return looked;
+  }
+
+  async #lookSafely(
+    id: string,
+    remove: (connectionId: string) => Promise<void>,
+  ): Promise<void> {
+    try {
+      await this.#look(id, remove);
+    } catch (error) {
+      // A full Redis refuses new events only: the marks wait, and what drains goes on.
+      if (error instanceof BridgeError && error.code !== "redis_full")
+        throw error;
+      // One that cannot be dealt with now must not block those behind it.
+      await this.#lookAgain(id, Date.now() + addDeadlineMs);
+    }
   }
 
   async #look(
     id: string,
     remove: (connectionId: string) => Promise<void>,
   ): Promise<void> {
-    const { state, dueMs, nowMs, endedMs } = await this.lapse(id);
+    const { state, dueMs, nowMs, endedMs, told } = await this.lapse(id);
     if (state === "gone") {
       await remove(id);
       await Promise.all([
+        this.#redis.command("DEL", keys.scheduled(id)),
         this.#redis.command("ZREM", keys.due, id),
         this.#redis.command("ZREM", keys.connections, id),
       ]);
     } else if (state === "ended" && nowMs < endedMs + addDeadlineMs)
-      await this.#lookAgain(id, endedMs + addDeadlineMs);
+      await this.#lookAgain(
+        id,
+        told ? endedMs + addDeadlineMs : nowMs + tellAgainMs,
+      );
     else {
       if (state === "ended") await remove(id);
-      await this.#lookAgain(id, dueMs + 1);
+      await this.#lookAgain(id, told ? dueMs + 1 : nowMs + tellAgainMs);
     }
   }
 

@@ -1,5 +1,6 @@
-/** What both functions keep in Redis, put together once: registry, log, queues, replication and tokens over one link. */
+/** What both functions keep in Redis, put together once: registry, log, events, queues, replication and tokens over one link. */
 import type { Config } from "./config.js";
+import { Events, eventScripts, type EventsOptions } from "./events.js";
 import { Log, logScripts } from "./log.js";
 import type { Logger } from "./logging.js";
 import { accuseScript } from "./poison.js";
@@ -15,6 +16,7 @@ export interface Stores {
   memory: RedisMemory;
   registry: Registry;
   log: Log;
+  events: Events;
   queues: DeliveryQueues;
   replication: Replication;
   tokens: Tokens;
@@ -23,15 +25,25 @@ export interface Stores {
 }
 
 /** Connects in the background: the stores exist before their Redis answers. */
-export function openStores(config: Config, logger: Logger): Stores {
+export function openStores(
+  config: Config & Pick<EventsOptions, "standstillMs">,
+  logger: Logger,
+): Stores {
   const redis = new RedisLink(
     config.redisUrl,
-    [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
+    [
+      ...logScripts,
+      ...registryScripts,
+      ...eventScripts,
+      ...replicationScripts,
+      accuseScript,
+    ],
     logger,
   );
   const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
   void memory.look();
-  const registry = new Registry(redis, config);
+  const events = new Events(redis, config);
+  const registry = new Registry(redis, config, events);
   const log = new Log(
     redis,
     {
@@ -50,6 +62,7 @@ export function openStores(config: Config, logger: Logger): Stores {
     memory,
     registry,
     log,
+    events,
     queues,
     replication: new Replication(redis, logger),
     tokens,

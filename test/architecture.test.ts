@@ -82,6 +82,8 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "time.ts",
     ],
     ["redis.ts"],
+    ["events.ts"],
+    ["event-feed.ts", "outbox.ts"],
     [
       "entry.ts",
       "log-scripts.ts",

@@ -156,7 +156,11 @@ export class Connection {
     });
     this.#reporter = new Reporter(
       {
-        report: (report) => deps.log.report(connectionId, claim.epoch, report),
+        report: async (report) => {
+          const word = await deps.log.report(connectionId, claim.epoch, report);
+          if (report.fates.length > 0) this.#tell();
+          return word;
+        },
         confirm: () => this.#confirm(),
         fenced: () => this.#onFenced(),
       },
@@ -632,7 +636,13 @@ export class Connection {
       sent: this.#handed,
       soon,
     });
-    if (seq !== undefined)
-      this.#logger.error({ seq }, "a message is given up as poison");
+    if (seq === undefined) return;
+    this.#logger.error({ seq }, "a message is given up as poison");
+    this.#tell();
+  }
+
+  /** Messages were given up, which is an event. What cannot be told now is told by whoever looks next. */
+  #tell(): void {
+    this.#deps.registry.tell(this.id).catch(() => undefined);
   }
 }

@@ -1,0 +1,168 @@
+/** The stream of events for backends: what connections do, live, resumable, and honest about what it has lost. */
+import type { ServerResponse } from "node:http";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { BridgeEvent, EventGap } from "../shared/api.js";
+import type { FeedItem, Following } from "../shared/event-feed.js";
+import { accepts, wantsText } from "./answer.js";
+import type { Bridge } from "./bridge.js";
+import type { Chores } from "./chores.js";
+import type { ParametersOf } from "./contract.js";
+import type { LiveRequests } from "./live-requests.js";
+import { beginStream, HEARTBEAT_MS, writePaced } from "./streaming.js";
+
+/** A reader keeps this process awake, so it looks for what is due meanwhile this often, milliseconds. */
+const CHORES_EVERY_MS = 1_000;
+
+export interface EventsDeps {
+  bridge: Pick<Bridge, "followEvents">;
+  live: LiveRequests;
+  chores: Chores;
+}
+
+export function followEvents({ bridge, live, chores }: EventsDeps) {
+  return (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { lastEventId, type, connection, wait }: ParametersOf<"followEvents">,
+  ) => {
+    const form = formOf(request);
+    const types = type === undefined ? undefined : new Set(type.split(","));
+    const wanted = (event: BridgeEvent) =>
+      (types === undefined || types.has(event.type)) &&
+      (connection === undefined || event.subject === connection);
+    return live.during(reply, async (gone) => {
+      // Before the head, so that an absent Redis is still a proper 503.
+      const following = await bridge.followEvents(
+        lastEventId === undefined ? undefined : Number(lastEventId),
+        gone.signal,
+      );
+      const look = setInterval(() => {
+        if (chores.due()) void chores.run();
+      }, CHORES_EVERY_MS);
+      try {
+        await stream(reply, { form, following, wanted, wait, gone });
+      } finally {
+        clearInterval(look);
+        following.close();
+      }
+      return reply;
+    });
+  };
+}
+
+interface Work {
+  form: Form;
+  following: Following;
+  wanted(event: BridgeEvent): boolean;
+  wait: number | undefined;
+  gone: AbortController;
+}
+
+/** Writes until the reader leaves or its time is over. Breaks the answer off when events cannot be had any more. */
+async function stream(
+  reply: FastifyReply,
+  { form, following, wanted, wait, gone }: Work,
+): Promise<void> {
+  const raw: ServerResponse = beginStream(reply, form.contentType);
+  raw.flushHeaders();
+  let over = false;
+  const timer =
+    wait === undefined || wait === 0
+      ? undefined
+      : setTimeout(() => {
+          over = true;
+          gone.abort();
+        }, wait * 1_000);
+  let position = 0;
+  let heard = false;
+  const heartbeat = setInterval(() => {
+    if (!raw.writableNeedDrain) raw.write(form.nothing(position));
+  }, HEARTBEAT_MS);
+  try {
+    for await (const item of following.items) {
+      position = item.position;
+      if (item.kind === "idle") {
+        // Says at once where it stands: a reader that is cut off before its first event can resume, too.
+        if (!heard) raw.write(form.nothing(position));
+        heard = true;
+        if (wait === 0) {
+          over = true;
+          break;
+        }
+      } else if (item.kind === "gap")
+        await writePaced(raw, form.gap(gapOf(item)), gone.signal);
+      else if (wanted(item.event))
+        await writePaced(raw, form.event(item.event), gone.signal);
+    }
+  } catch {
+    // Below: an answer that just ended would look complete.
+  } finally {
+    clearTimeout(timer);
+    clearInterval(heartbeat);
+  }
+  if (over) raw.end();
+  else raw.destroy();
+}
+
+function gapOf({
+  after,
+  position,
+}: Extract<FeedItem, { kind: "gap" }>): EventGap {
+  return {
+    specversion: "1.0",
+    id: `gap.${after}.${position}`,
+    type: "gap",
+    source: "urn:push-bridge",
+    time: new Date().toISOString(),
+    position: String(position),
+    data: { after: String(after) },
+  };
+}
+
+interface Form {
+  contentType: string;
+  event(event: BridgeEvent): string;
+  gap(gap: EventGap): string;
+  /** Up to here there is nothing for this reader. */
+  nothing(position: number): string;
+}
+
+const sse = (event: BridgeEvent | EventGap) =>
+  `event: ${event.type}\nid: ${event.position}\ndata: ${JSON.stringify(event)}\n\n`;
+const ndjson = (event: BridgeEvent | EventGap) => `${JSON.stringify(event)}\n`;
+
+const SSE: Form = {
+  contentType: "text/event-stream; charset=utf-8",
+  event: sse,
+  gap: sse,
+  // No data, so no event; but an EventSource remembers the id.
+  nothing: (position) => `:\nid: ${position}\n\n`,
+};
+const NDJSON: Form = {
+  contentType: "application/x-ndjson; charset=utf-8",
+  event: ndjson,
+  gap: ndjson,
+  nothing: () => "\n",
+};
+const TEXT: Form = {
+  contentType: "text/plain; charset=utf-8",
+  event: ({ time, type, subject, data }) => {
+    const fact =
+      "reason" in data
+        ? data.reason
+        : "count" in data
+          ? `${data.count}`
+          : data.protocol;
+    return `${time}  ${type.padEnd(19)}  ${subject}  ${fact}\n`;
+  },
+  gap: ({ time, type, data }) =>
+    `${time}  ${type.padEnd(19)}  events after ${data.after} are not kept any more\n`,
+  nothing: () => "",
+};
+
+function formOf(request: FastifyRequest): Form {
+  const { accept } = request.headers;
+  if (accepts(accept, "text/event-stream")) return SSE;
+  if (accepts(accept, "application/x-ndjson")) return NDJSON;
+  return wantsText(request) ? TEXT : SSE;
+}

@@ -1,0 +1,224 @@
+/**
+ * The stream of events for backends: one bounded Redis stream, in a slot of its own, that everybody appends to and
+ * anybody reads. An event has an identity; appending it again under the same identity does nothing.
+ *
+ * Positions follow the clock in microseconds and grow with every event. Each entry names the position before it, so a
+ * reader sees when something between its own position and the next entry is not there any more.
+ *
+ * How an event is appended exactly once although its cause lies in another slot: see outbox.ts.
+ */
+import type { BridgeEvent, EventType } from "./api.js";
+import { channels, keys } from "./keys.js";
+import type { RedisLink, Script } from "./redis.js";
+
+/** An event before it has its place in the stream. */
+export interface NewEvent {
+  /** Its identity: the same event has the same one, whoever tells of it. */
+  id: string;
+  type: EventType;
+  /** The connection it is about. */
+  subject: string;
+  /** When it happened, milliseconds since 1970. */
+  timeMs: number;
+  data: BridgeEvent["data"];
+}
+
+/** An event with its place. */
+export interface PlacedEvent {
+  position: number;
+  event: BridgeEvent;
+}
+
+export interface EventPage {
+  events: PlacedEvent[];
+  /** The position of the newest event there ever was, 0 for none. */
+  last: number;
+  /** Something between the position asked for and what is here is not kept any more. */
+  gap: boolean;
+}
+
+export interface EventsOptions {
+  /** About so many events are kept, and … */
+  eventsMax: number;
+  /** … none longer than this, milliseconds. */
+  eventsMs: number;
+  /** For tests: who read a mark this long ago (it stood still) must read it again. Default 30 s, in milliseconds. */
+  standstillMs?: number;
+}
+
+const standstillMs = 30_000;
+/** An identity whose mark is gone is kept so many standstills: longer than anybody may still use what it read of it. */
+const settledAfter = 4;
+/** An identity whose mark may still be there is kept this long: longer than any mark (keys.ts, horizonMs). */
+const identityMs = 3 * 86_400_000;
+/** CloudEvents `source`: which system speaks. */
+const source = "urn:push-bridge";
+
+const clock = `
+local T = redis.call('TIME')
+local us = T[1] * 1000000 + T[2]
+local ms = math.floor(us / 1000)
+local function text(n) return string.format('%.0f', n) end
+`;
+
+/**
+ * KEYS events last identities
+ * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs, then identity, event, …
+ * Returns 'stale', or how many were new.
+ */
+export const appendEventsScript: Script = {
+  name: "bridgeAppendEvents",
+  keys: 3,
+  lua: `${clock}
+-- Stood still since it looked: the mark may be gone since, and this identity with it.
+if ARGV[1] ~= '' and ms - tonumber(ARGV[1]) > tonumber(ARGV[4]) then return 'stale' end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', text(ms))
+local last = redis.call('GET', KEYS[2]) or '0'
+local added = 0
+for i = 5, #ARGV, 2 do
+  local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + ${identityMs}), ARGV[i]) == 1
+  if fresh then
+    local position = text(math.max(us, tonumber(last) + 1))
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], position .. '-0', 'p', last, 'e', ARGV[i + 1])
+    last = position
+    added = added + 1
+  end
+end
+if added > 0 then
+  redis.call('SET', KEYS[2], last)
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('PEXPIRE', KEYS[3], ${identityMs})
+  redis.call('@publish', '${channels.events}', last)
+end
+return added
+`,
+};
+
+/** What nobody needs any more. KEYS events identities; ARGV eventsMs settledMs, then identities whose mark is gone. */
+export const tidyEventsScript: Script = {
+  name: "bridgeTidyEvents",
+  keys: 2,
+  lua: `${clock}
+-- Tidying makes room, so a full Redis must not refuse it (full.ts).
+redis.call('ZREM', KEYS[2], '')
+for i = 3, #ARGV do redis.call('ZADD', KEYS[2], 'XX', text(ms + tonumber(ARGV[2])), ARGV[i]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(ms))
+-- With everybody asleep it goes by itself.
+local longest = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2]
+if longest then redis.call('PEXPIREAT', KEYS[2], longest) end
+redis.call('XTRIM', KEYS[1], 'MINID', text(us - tonumber(ARGV[1]) * 1000))
+return 1
+`,
+};
+
+/** KEYS events last; ARGV after count eventsMs; returns {last, position, before, event, …}. */
+const readEventsScript: Script = {
+  name: "bridgeReadEvents",
+  keys: 2,
+  lua: `${clock}
+local out = {redis.call('GET', KEYS[2]) or '0'}
+-- What is too old is not there, whether somebody has tidied or not.
+local from = math.max(tonumber(ARGV[1]) + 1, us - tonumber(ARGV[3]) * 1000)
+for _, row in ipairs(redis.call('XRANGE', KEYS[1], text(from), '+', 'COUNT', ARGV[2])) do
+  out[#out + 1] = string.match(row[1], '^%d+')
+  out[#out + 1] = row[2][2]
+  out[#out + 1] = row[2][4]
+end
+return out
+`,
+};
+
+export const eventScripts: readonly Script[] = [
+  appendEventsScript,
+  tidyEventsScript,
+  readEventsScript,
+];
+
+/** The stream, in Redis. All methods throw `redis_unavailable` or `outcome_unknown` when Redis is away or silent. */
+export class Events {
+  readonly #redis: RedisLink;
+  readonly #options: Required<EventsOptions>;
+
+  constructor(redis: RedisLink, options: EventsOptions) {
+    this.#redis = redis;
+    this.#options = { standstillMs, ...options };
+  }
+
+  /**
+   * Appends those events that are new, in order. `readAtMs`: when (Redis's clock) the caller read what they tell of;
+   * without it the identities must be the caller's own for three days. "stale" did nothing: look again, then append.
+   */
+  async append(
+    events: readonly NewEvent[],
+    readAtMs?: number,
+  ): Promise<"ok" | "stale"> {
+    const { eventsMax, eventsMs, standstillMs } = this.#options;
+    const word = await this.#redis.run(
+      appendEventsScript,
+      [keys.events, keys.lastEvent, keys.eventIdentities],
+      [
+        readAtMs ?? "",
+        eventsMax,
+        eventsMs,
+        standstillMs,
+        ...events.flatMap(({ id, type, subject, timeMs, data }) => {
+          const time = new Date(timeMs).toISOString();
+          return [id, JSON.stringify({ id, type, subject, time, data })];
+        }),
+      ],
+    );
+    return word === "stale" ? word : "ok";
+  }
+
+  /** Drops what is too old. `settled`: identities that nobody can append again but who has read their mark already. */
+  async tidy(settled: readonly string[] = []): Promise<void> {
+    const { eventsMs, standstillMs } = this.#options;
+    await this.#redis.run(
+      tidyEventsScript,
+      [keys.events, keys.eventIdentities],
+      [eventsMs, standstillMs * settledAfter, ...settled],
+    );
+  }
+
+  /** Up to `count` events after a position; 0 is before all of them, and then nothing is missing. */
+  async read(after: number, count: number): Promise<EventPage> {
+    const [last, ...rest] = (
+      (await this.#redis.run(
+        readEventsScript,
+        [keys.events, keys.lastEvent],
+        [after, count, this.#options.eventsMs],
+      )) as unknown[]
+    ).map(String);
+    const events: PlacedEvent[] = [];
+    for (let i = 0; i + 2 < rest.length; i += 3)
+      events.push(placed(Number(rest[i]), rest[i + 2] ?? "{}"));
+    const newest = Number(last);
+    // A position ahead of the newest is of a history that Redis has lost.
+    const before = rest.length > 0 ? Number(rest[1]) : newest;
+    return {
+      events,
+      last: newest,
+      gap: after > 0 && (before > after || after > newest),
+    };
+  }
+}
+
+function placed(position: number, json: string): PlacedEvent {
+  const stored = JSON.parse(json) as Omit<NewEvent, "timeMs"> & {
+    time: string;
+  };
+  return {
+    position,
+    event: {
+      specversion: "1.0",
+      id: stored.id,
+      type: stored.type,
+      source,
+      subject: stored.subject,
+      time: stored.time,
+      datacontenttype: "application/json",
+      position: String(position),
+      data: stored.data,
+    } as BridgeEvent,
+  };
+}
