@@ -12,7 +12,8 @@ import type { ApiKey } from "../shared/config.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import type { Logger } from "../shared/logging.js";
 import { answer, answerProblem, toBridgeError } from "./answer.js";
-import { BODY_BYTES_MAX } from "./body.js";
+import { pushBatch } from "./batch.js";
+import { BODY_BYTES_MAX, BODY_MS_MAX } from "./body.js";
 import type { Bridge } from "./bridge.js";
 import {
   closeConnection,
@@ -60,8 +61,12 @@ export interface AppDeps {
 export const TIMEOUTS = {
   /** Request line and headers: a client sends them in one packet; slowloris does not. */
   headersMs: 5_000,
-  /** The whole request: 256 KB in 10 s is 26 KB/s. fastify's own default is never. */
-  requestMs: 10_000,
+  /** The body of a push or another request with one message or less. */
+  requestMs: BODY_MS_MAX,
+  /** The body of a batch, which may be sent as its items come up. */
+  batchMs: 60_000,
+  /** Silence inside the body of a batch. */
+  batchIdleMs: 10_000,
   /** How often the two are looked at. */
   checkMs: 1_000,
   /** Idle keep-alive: longer than the 60 s of usual gateways, so that it is they who hang up. */
@@ -91,7 +96,8 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     logger: false,
     genReqId: requestIds(),
     bodyLimit: BODY_BYTES_MAX,
-    requestTimeout: timeouts.requestMs,
+    // The last resort, and the one for bodies that nobody reads; those that are read are timed where they are read.
+    requestTimeout: timeouts.batchMs + timeouts.headersMs,
     keepAliveTimeout: timeouts.keepAliveMs,
     http: {
       headersTimeout: timeouts.headersMs,
@@ -166,7 +172,18 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     });
   }
 
-  serve("pushToConnection", pushToConnection({ ...deps, live }));
+  const bodyMs = timeouts.requestMs;
+  serve("pushToConnection", pushToConnection({ ...deps, live, bodyMs }));
+  serve(
+    "pushBatch",
+    pushBatch({
+      ...deps,
+      live,
+      checkItem: contract.schema("BatchItem"),
+      withinMs: timeouts.batchMs,
+      idleMs: timeouts.batchIdleMs,
+    }),
+  );
   serve("readReceipt", readReceipt(bridge));
   serve("recallMessage", recallMessage(bridge));
   serve("followReceipt", followReceipt({ bridge, live }));
@@ -174,6 +191,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     "prepareConnection",
     prepareConnection({
       ...deps,
+      bodyMs,
       operation: contract.operation("prepareConnection"),
     }),
   );

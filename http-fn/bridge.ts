@@ -14,8 +14,11 @@ export interface Bridge {
   prepare(
     input: PrepareRequest,
   ): Promise<{ connectionId: string; token: string; expiresAt: string }>;
-  /** Throws connection_not_found, connection_ended, log_full, idempotency_…, redis_unavailable, outcome_unknown, no_replica. */
-  push(push: Push): Promise<Pushed>;
+  /**
+   * Throws connection_not_found, connection_ended, log_full, idempotency_…, redis_unavailable, outcome_unknown,
+   * no_replica. Calls `issued` as soon as no later push can come before this one; mostly before it returns.
+   */
+  push(push: Push, issued?: () => void): Promise<Pushed>;
   /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
   settle(push: Push, answer: StoredAnswer): Promise<void>;
   /** Throws message_not_found. */
@@ -52,6 +55,8 @@ export interface Push {
   };
   /** Resolve only when a replica has it, too; throws no_replica, outcome_unknown. */
   durability?: "replica";
+  /** True when a later message to the same target went out meanwhile: this one must not be tried again after it. */
+  overtaken?: () => boolean;
   /** Milliseconds the answer will wait for the final state; `settle` follows. */
   waitMs?: number;
 }

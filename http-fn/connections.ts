@@ -24,16 +24,19 @@ export interface PrepareDeps {
   operation: Pick<Operation, "body">;
   /** What `url` begins with; "" takes it from the request's `Host`. */
   publicWsUrl: string;
+  /** How long a body may take, milliseconds. */
+  bodyMs: number;
 }
 
 export function prepareConnection({
   bridge,
   operation,
   publicWsUrl,
+  bodyMs,
 }: PrepareDeps) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
     checkEncoding(request.headers["content-encoding"]);
-    const body = await readBody(request.raw);
+    const body = await readBody(request.raw, bodyMs);
     checkBody(body, { contentType: "", binary: false, json: false });
     const input = body.length === 0 ? {} : parseJson(body);
     operation.body(input);

@@ -56,6 +56,8 @@ export interface Contract {
   readonly yaml: string;
   readonly document: OpenApi;
   operation<Id extends OperationId>(id: Id): Operation<Id>;
+  /** Checks a value against a schema by name; `where` is its JSON pointer. What it returns throws invalid_body. */
+  schema(name: string): (value: unknown, where: string) => void;
   /** What is wrong with an answer, one sentence each; none when it is as openapi.yaml says. */
   checkAnswer(answer: Answer): string[];
 }
@@ -239,6 +241,14 @@ export function parseContract(yaml: string): Contract {
         operationsById.set(id, operation);
       }
       return operation as unknown as Operation<Id>;
+    },
+    schema(name) {
+      const at = pointer("components", "schemas", name);
+      return (value, where) => {
+        const validate = validator(at);
+        if (!validate(value))
+          throw invalid("invalid_body", where, validate.errors, value);
+      };
     },
     checkAnswer(answer) {
       return checkAnswer(answer);

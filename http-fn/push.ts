@@ -6,31 +6,28 @@ import { isConnectionId } from "../shared/ids.js";
 import { isFinal } from "../shared/receipts.js";
 import { answer } from "./answer.js";
 import { checkBody, checkEncoding, mediaTypeOf, readBody } from "./body.js";
-import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
+import type { Bridge, Pushed, StoredAnswer } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
-import { fingerprint, idempotencyScope } from "./idempotency.js";
 import type { LiveRequests } from "./live-requests.js";
+import { checkOptions, toPush, type PushDefaults } from "./push-request.js";
 
 /** Longest wait, seconds; also the maximum of `wait` in openapi.yaml. Below every usual gateway timeout. */
 const WAIT_SECONDS_MAX = 60;
 
-/** Farthest `at`, milliseconds: as far as `delay`, a week. */
-const DUE_MS_MAX = 604_800_000;
-
-export interface PushDeps {
+export interface PushDeps extends PushDefaults {
   bridge: Pick<Bridge, "push" | "settle" | "follow">;
-  ttlDefaultSeconds: number;
-  durability: "local" | "replica";
   live: LiveRequests;
+  /** How long a body may take, milliseconds. */
+  bodyMs: number;
 }
 
 type Options = ParametersOf<"pushToConnection">;
 
 export function pushToConnection({
   bridge,
-  ttlDefaultSeconds,
-  durability,
   live,
+  bodyMs,
+  ...defaults
 }: PushDeps) {
   return async (
     request: FastifyRequest,
@@ -43,45 +40,20 @@ export function pushToConnection({
       throw new BridgeError("connection_not_found");
     const type = mediaTypeOf(request.headers["content-type"]);
     checkEncoding(request.headers["content-encoding"]);
-    const dueAtMs = dueAt(options);
     const waitMs = waitOf(options);
-    const body = await readBody(request.raw);
-    checkBody(body, type);
-
-    const push: Push = {
+    // Wrong options are refused before the body is read.
+    const given = {
       connectionId,
-      body,
-      contentType: type.contentType,
-      binary: type.binary,
-      ttlSeconds: options.ttl ?? ttlDefaultSeconds,
+      options,
+      type,
+      apiKeyName,
+      pointer: "/query",
     };
-    if (options.topic !== undefined) push.topic = options.topic;
-    if (dueAtMs !== undefined) push.dueAtMs = dueAtMs;
+    checkOptions(given);
+    const body = await readBody(request.raw, bodyMs);
+    checkBody(body, type);
+    const push = toPush({ ...given, body }, defaults);
     if (waitMs > 0) push.waitMs = waitMs;
-    if ((options.durability ?? durability) === "replica")
-      push.durability = "replica";
-    if (options.idempotencyKey !== undefined)
-      push.idempotency = {
-        key: idempotencyScope(
-          apiKeyName,
-          `connection:${connectionId}`,
-          options.idempotencyKey,
-        ),
-        fingerprint: fingerprint({
-          method: "POST",
-          path: `/v1/connections/${connectionId}/messages`,
-          options: [
-            options.ttl,
-            options.topic,
-            options.delay,
-            options.at,
-            // Only when given, so that fingerprints from before it existed stay the same.
-            ...(options.durability === undefined ? [] : [options.durability]),
-          ],
-          contentType: type.contentType,
-          body,
-        }),
-      };
 
     const pushed = await bridge.push(push);
     reply.header("location", `/v1/messages/${pushed.messageId}`);
@@ -139,22 +111,6 @@ async function lastReceipt(
 /** The 202 after a wait in vain: what was accepted, as it stands now. */
 function accepted(first: Accepted, receipt: Receipt | undefined): Accepted {
   return receipt === undefined ? first : { ...first, status: receipt.status };
-}
-
-function dueAt({ delay, at }: Options): number | undefined {
-  if (delay === undefined && at === undefined) return undefined;
-  if (delay !== undefined && at !== undefined)
-    throw invalidParameter("/query/at", "excludes delay; give one of the two");
-  const now = Date.now();
-  const due = at === undefined ? now + (delay ?? 0) * 1_000 : Date.parse(at);
-  if (Number.isNaN(due))
-    throw invalidParameter("/query/at", "is no moment in time");
-  if (due > now + DUE_MS_MAX)
-    throw invalidParameter("/query/at", "must be within a week", {
-      limit: DUE_MS_MAX / 1_000,
-      actual: Math.round((due - now) / 1_000),
-    });
-  return due > now ? Math.round(due) : undefined;
 }
 
 function waitOf({ wait, Prefer }: Options): number {

@@ -52,6 +52,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       ttlSeconds: push.ttlSeconds,
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
+      ...(push.overtaken ? { overtaken: push.overtaken } : {}),
       ...(push.idempotency
         ? {
             idempotency: {
@@ -112,16 +113,19 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     }
   }
 
-  async function push(request: Push): Promise<Pushed> {
+  async function push(request: Push, issued?: () => void): Promise<Pushed> {
     refuseUnknown(request.connectionId);
     const durable = request.durability === "replica";
     const deadline = durable ? performance.now() + confirmWithinMs : 0;
     if (durable) await replication.ready(request.connectionId);
     const append = toAppend(request);
-    const appended =
+    const appending =
       request.dueAtMs === undefined
-        ? await log.append(append)
-        : await schedule(append, request.dueAtMs);
+        ? log.append(append)
+        : schedule(append, request.dueAtMs);
+    // The command is on its way, and commands keep their order.
+    issued?.();
+    const appended = await appending;
     await Promise.all([
       appended.jobEpoch > 0 &&
         queues.wake(request.connectionId, appended.jobEpoch),

@@ -4,6 +4,12 @@ import { execFileSync } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { availableParallelism, cpus } from "node:os";
 import {
+  batchPage,
+  measureBatch,
+  type BatchRound,
+  type BatchWorkload,
+} from "./bench/batch.js";
+import {
   gatewayPage,
   measureGateway,
   type GatewayRound,
@@ -50,12 +56,18 @@ async function bench(options: Options): Promise<number> {
   console.log(machine.join("\n"));
   const rounds = options.only.length > 0 ? await benchSystems(options) : NONE;
   const gateway = options.gateway && (await benchGateway(options.gateway));
+  const batch = options.batch && (await benchBatch(options.batch));
   if (options.json !== undefined) {
     const { only } = options;
-    const workload = { ...options, only: undefined, gateway: undefined };
+    const workload = {
+      ...options,
+      only: undefined,
+      gateway: undefined,
+      batch: undefined,
+    };
     await writeFile(
       options.json,
-      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway }, null, 2)}\n`,
+      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, batch }, null, 2)}\n`,
     );
   }
   const exact = [...rounds.values()].every(
@@ -88,6 +100,13 @@ async function benchGateway(
   console.error(`gateway: ${workload.rounds} round(s)`);
   const rounds = await bounded(measureGateway(workload, processes));
   console.log(`\n${gatewayPage(rounds)}`);
+  return rounds;
+}
+
+async function benchBatch(workload: BatchWorkload): Promise<BatchRound[]> {
+  console.error(`batch: ${workload.rounds} round(s)`);
+  const rounds = await bounded(measureBatch(workload, processes));
+  console.log(`\n${batchPage(rounds)}`);
   return rounds;
 }
 

@@ -89,6 +89,38 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/batch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Push many messages
+         * @description One item per message, and one result per item in the same order, each with the status that the single push would
+         *     have had. As `application/x-ndjson` (one item a line) every item is taken when its line has arrived, and its
+         *     result goes out while the next ones are still being sent; as a JSON array the whole body is read first. The
+         *     answer is in the form of the request unless `Accept` names another; always 200, whatever became of the items.
+         *
+         *     Items are as independent as single pushes: a bad one stops none of the others. Those for the same target arrive
+         *     in the order of the batch. An item with an idempotency key is the same request as its single push, so either may
+         *     repeat the other. There is no `wait`; the receipts tell.
+         *
+         *     Limits: 10,000 items, 6,291,456 bytes, 794,624 bytes per item (and 262,144 per message), a minute, 10 s of
+         *     silence. What passes one of them in NDJSON is told by a last result with `"rest": true`: its `index` is the first
+         *     item that was not taken, all before it were, as their results say. An array that passes one is refused as a
+         *     whole. When the sender goes away, what was sent completely stays accepted.
+         */
+        post: operations["pushBatch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/messages/{messageId}": {
         parameters: {
             query?: never;
@@ -414,6 +446,49 @@ export interface components {
             /** @description Every status it had, oldest first; the last one is `status`. */
             timeline: components["schemas"]["TimelineEntry"][];
         };
+        /**
+         * @description One message of a batch: where it goes, what it is (at most one of `data`, `dataBase64`, `json`; none is an empty
+         *     body) and the options of a single push.
+         */
+        BatchItem: {
+            to: components["schemas"]["Target"];
+            /** @description The body as text. */
+            data?: string;
+            /** @description The body's bytes as base64. */
+            dataBase64?: string;
+            /** @description The body as JSON of any shape, written without spaces. To keep your own bytes send them as `data`. */
+            json?: unknown;
+            /**
+             * @description Type of the body, which decides its frame. Default `text/plain` for `data`, `application/octet-stream` for
+             *     `dataBase64`, `application/json` for `json`.
+             */
+            contentType?: string;
+            ttl?: components["schemas"]["TtlSeconds"];
+            topic?: components["schemas"]["Topic"];
+            delay?: components["schemas"]["DelaySeconds"];
+            at?: components["schemas"]["DueAt"];
+            durability?: components["schemas"]["Durability"];
+            idempotencyKey?: components["schemas"]["IdempotencyKey"];
+        };
+        /** @description Messages, each checked by itself. */
+        BatchItems: components["schemas"]["BatchItem"][];
+        /** @description What became of one item. */
+        BatchResult: {
+            /** @description Which item, from 0. */
+            index: number;
+            /** @description The HTTP status its single push would have had. */
+            status: number;
+            /** @description True when this is the first answer to its idempotency key again. */
+            replayed?: boolean;
+            /** @description The 202 of the item. */
+            accepted?: components["schemas"]["Accepted"];
+            /** @description Why it was refused; `errors` points into the batch, `/body/<index>/…`. */
+            problem?: components["schemas"]["Problem"];
+            /** @description True in a last result that stands for this item and all after it, none of which was taken. */
+            rest?: boolean;
+        } & (unknown | unknown);
+        /** @description One result per item, in order. */
+        BatchResults: components["schemas"]["BatchResult"][];
         /** @description One status and when it began. */
         TimelineEntry: {
             status: components["schemas"]["Status"];
@@ -953,6 +1028,10 @@ export type Ack = components['schemas']['Ack'];
 export type Target = components['schemas']['Target'];
 export type Accepted = components['schemas']['Accepted'];
 export type Receipt = components['schemas']['Receipt'];
+export type BatchItem = components['schemas']['BatchItem'];
+export type BatchItems = components['schemas']['BatchItems'];
+export type BatchResult = components['schemas']['BatchResult'];
+export type BatchResults = components['schemas']['BatchResults'];
 export type TimelineEntry = components['schemas']['TimelineEntry'];
 export type ConnectionState = components['schemas']['ConnectionState'];
 export type Protocol = components['schemas']['Protocol'];
@@ -1293,6 +1372,40 @@ export interface operations {
             422: components["responses"]["IdempotencyMismatch"];
             429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    pushBatch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The items. */
+        requestBody: {
+            content: {
+                "application/x-ndjson": components["schemas"]["PlainText"];
+                "application/json": components["schemas"]["BatchItems"];
+            };
+        };
+        responses: {
+            /** @description One result per item, in order. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-ndjson": components["schemas"]["PlainText"];
+                    "application/json": components["schemas"]["BatchResults"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
             default: components["responses"]["Problem"];
         };
     };

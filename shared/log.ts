@@ -59,6 +59,8 @@ export interface Append {
   idempotency?: Idempotency;
   /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
   durability?: "replica";
+  /** True when a later message of the same sender went out meanwhile: a refused one is not tried again then. */
+  overtaken?: () => boolean;
 }
 
 export interface Idempotency {
@@ -287,7 +289,11 @@ export class Log {
             ],
           )) as Promise<string | unknown[]>;
     let reply = await this.#onceLapsed(id, send);
-    if (reply[0] === "full" && (await this.#makeRoom(id))) {
+    if (
+      reply[0] === "full" &&
+      (await this.#makeRoom(id)) &&
+      !push.overtaken?.()
+    ) {
       // Refused before is not executed: this is another attempt with a count of its own.
       if (!due) common[1] = this.#count(id);
       reply = await this.#onceLapsed(id, send);

@@ -1,11 +1,13 @@
 // The command line of the bench.
 import { parseArgs } from "node:util";
+import type { BatchWorkload } from "./batch.js";
 import type { GatewayWorkload } from "./gateway.js";
 import type { Workload } from "./measure.js";
 import { systemNames, type SystemName } from "./systems.js";
 
 export const usage = `npm run bench -- [options]
-  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs (default: all)
+  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs; batch: single
+                   POSTs beside batches (default: all)
   --rounds n       interleaved rounds, the medians are shown (default 3)
   --messages n     messages of the loaded phase (default 20000)
   --sockets n      idle sockets for memory and Redis connections (default 1000)
@@ -14,13 +16,17 @@ export const usage = `npm run bench -- [options]
   --profile dir    writes CPU profiles of the server processes and Redis' command statistics (last round)
   --quick          one small round: a smoke test, its figures mean little`;
 
-/** No system that carries messages, but a part of the page. */
+/** No systems that carry messages, but parts of the page. */
 const GATEWAY = "gateway";
+const BATCH = "batch";
+const PARTS: readonly string[] = [GATEWAY, BATCH];
 
 export interface Options extends Workload {
   only: SystemName[];
   /** What the gateway is measured with, if it is. */
   gateway: GatewayWorkload | undefined;
+  /** What batches are measured with, if they are. */
+  batch: BatchWorkload | undefined;
   rounds: number;
   json: string | undefined;
 }
@@ -30,7 +36,7 @@ export function parseOptions(args: string[]): Options | undefined {
   const { values } = parseArgs({
     args,
     options: {
-      only: { type: "string", default: [...systemNames, GATEWAY].join(",") },
+      only: { type: "string", default: [...systemNames, ...PARTS].join(",") },
       rounds: { type: "string" },
       messages: { type: "string" },
       sockets: { type: "string" },
@@ -46,13 +52,21 @@ export function parseOptions(args: string[]): Options | undefined {
   const parts = values.only.split(",");
   const rounds = count("rounds", values.rounds, quick ? 1 : 3);
   return {
-    only: parts.filter((part) => part !== GATEWAY).map(systemName),
+    only: parts.filter((part) => !PARTS.includes(part)).map(systemName),
     gateway: parts.includes(GATEWAY)
       ? {
           rounds,
           messages: quick ? 2_000 : 20_000,
           samples: quick ? 100 : 1_000,
           connects: quick ? 2 : 5,
+        }
+      : undefined,
+    batch: parts.includes(BATCH)
+      ? {
+          rounds,
+          messages: quick ? 2_000 : 20_000,
+          connections: quick ? 20 : 100,
+          publishers: quick ? 8 : 32,
         }
       : undefined,
     rounds,
@@ -71,7 +85,7 @@ function systemName(text: string): SystemName {
   const name = systemNames.find((known) => known === text);
   if (name === undefined) {
     throw new Error(
-      `--only ${text}: unknown; choose from ${[...systemNames, GATEWAY].join(", ")}`,
+      `--only ${text}: unknown; choose from ${[...systemNames, ...PARTS].join(", ")}`,
     );
   }
   return name;
