@@ -17,8 +17,10 @@ import { BODY_BYTES_MAX, BODY_MS_MAX } from "./body.js";
 import type { Bridge } from "./bridge.js";
 import {
   closeConnection,
+  connectionIdOf,
   inspectConnection,
   listConnections,
+  listPending,
   prepareConnection,
 } from "./connections.js";
 import {
@@ -31,7 +33,8 @@ import { createGate } from "./credentials.js";
 import { renderDocs } from "./docs.js";
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
-import { pushToConnection } from "./push.js";
+import { pushTo } from "./push.js";
+import { readPresence, signOutUser, userIdReader } from "./users.js";
 
 /** A file served as it is. */
 export interface Asset {
@@ -76,8 +79,8 @@ export const TIMEOUTS = {
 /** Bytes of request line and headers together. */
 const HEADER_BYTES_MAX = 8_192;
 
-/** Longest path segment that is looked at, characters; IDs are much shorter. */
-const PATH_PARAM_MAX = 256;
+/** Longest path segment that is looked at, characters: a user ID of 128 characters with four bytes each, encoded. */
+const PATH_PARAM_MAX = 1_536;
 
 type Handler<Id extends OperationId> = (
   request: FastifyRequest,
@@ -173,7 +176,16 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   }
 
   const bodyMs = timeouts.requestMs;
-  serve("pushToConnection", pushToConnection({ ...deps, live, bodyMs }));
+  const push = { ...deps, live, bodyMs };
+  const userIdOf = userIdReader(contract.schema("UserId", "invalid_parameter"));
+  serve(
+    "pushToConnection",
+    pushTo((request) => ({ connection: connectionIdOf(request) }), push),
+  );
+  serve(
+    "pushToUser",
+    pushTo((request) => ({ user: userIdOf(request) }), push),
+  );
   serve(
     "pushBatch",
     pushBatch({
@@ -198,6 +210,9 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   serve("listConnections", listConnections(bridge));
   serve("inspectConnection", inspectConnection(bridge));
   serve("closeConnection", closeConnection(bridge));
+  serve("listPending", listPending(bridge));
+  serve("readPresence", readPresence({ bridge, userIdOf }));
+  serve("signOutUser", signOutUser({ bridge, userIdOf }));
 
   serve("health", (request, reply) =>
     answer(request, reply, 200, { status: "ok" }),

@@ -7,7 +7,6 @@ import { isUtf8 } from "node:buffer";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { BatchItem, BatchResult, ErrorCode } from "../shared/api.js";
 import { BridgeError, toProblem, type ErrorData } from "../shared/errors.js";
-import { isConnectionId } from "../shared/ids.js";
 import { accepts, toBridgeError, wantsText } from "./answer.js";
 import {
   BODY_BYTES_MAX,
@@ -20,9 +19,10 @@ import {
   type MediaType,
 } from "./body.js";
 import type { Bridge } from "./bridge.js";
+import type { ParametersOf } from "./contract.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
-import { toPush, type PushDefaults } from "./push-request.js";
+import { send, toPush, type PushDefaults } from "./push-request.js";
 
 /** What one batch may be. `x-max-…` of `BatchItems` in openapi.yaml say the same. */
 export const BATCH_LIMITS = {
@@ -39,7 +39,7 @@ export const BATCH_LIMITS = {
 } as const;
 
 export interface BatchDeps extends PushDefaults {
-  bridge: Pick<Bridge, "push">;
+  bridge: Pick<Bridge, "push" | "pushToUser" | "explain">;
   live: LiveRequests;
   checkItem: (value: unknown, where: string) => void;
   /** How long the body may take, and how long it may be silent; milliseconds. */
@@ -51,12 +51,12 @@ export function pushBatch(deps: BatchDeps) {
   return (
     request: FastifyRequest,
     reply: FastifyReply,
-    _options: unknown,
+    { explain }: ParametersOf<"pushBatch">,
     apiKeyName: string,
   ) => {
     checkEncoding(request.headers["content-encoding"]);
     const lines = isNdjson(request.headers["content-type"]);
-    const batch = new Batch(deps, apiKeyName, request.id);
+    const batch = new Batch(deps, apiKeyName, request.id, explain === 1);
     return deps.live.during(reply, async (gone) => {
       const { signal } = gone;
       const items = lines
@@ -125,6 +125,7 @@ class Batch {
   readonly #deps: BatchDeps;
   readonly #apiKeyName: string;
   readonly #requestId: string;
+  readonly #explain: boolean;
   /** For a target whose last push may still be overtaken: when it cannot be any more. */
   readonly #turns = new Map<string, Promise<void>>();
   /** The index of the last item for each target. */
@@ -136,8 +137,14 @@ class Batch {
   #room: Promise<void> | undefined;
   #makeRoom: () => void = () => undefined;
 
-  constructor(deps: BatchDeps, apiKeyName: string, requestId: string) {
+  constructor(
+    deps: BatchDeps,
+    apiKeyName: string,
+    requestId: string,
+    explain: boolean,
+  ) {
     this.#deps = deps;
+    this.#explain = explain;
     this.#apiKeyName = apiKeyName;
     this.#requestId = requestId;
   }
@@ -203,26 +210,22 @@ class Batch {
     const item = itemOf(given);
     this.#deps.checkItem(item, pointer);
     const { to, ...options } = item as BatchItem;
-    const { connection: connectionId } = to;
-    if (!isConnectionId(connectionId))
-      throw new BridgeError("connection_not_found");
     const type = mediaTypeOf(options.contentType ?? usualType(options));
     const body = bodyOf(options, type, pointer);
     const push = toPush(
-      {
-        connectionId,
-        options,
-        type,
-        body,
-        apiKeyName: this.#apiKeyName,
-        pointer,
-      },
+      { to, options, type, body, apiKeyName: this.#apiKeyName, pointer },
       this.#deps,
     );
-    this.#latest.set(connectionId, index);
-    push.overtaken = () => this.#latest.get(connectionId) !== index;
-    const { accepted, replayed } = await this.#inTurn(connectionId, (issued) =>
-      this.#deps.bridge.push(push, issued),
+    const { bridge } = this.#deps;
+    if (this.#explain)
+      return { index, status: 200, explanation: await bridge.explain(push) };
+    // No user has the ID of a connection, so one map does for both.
+    const target = "userId" in push ? `u:${push.userId}` : push.connectionId;
+    this.#latest.set(target, index);
+    if ("connectionId" in push)
+      push.overtaken = () => this.#latest.get(target) !== index;
+    const { accepted, replayed } = await this.#inTurn(target, (issued) =>
+      send(bridge, push, issued),
     );
     return {
       index,
@@ -353,14 +356,19 @@ const TEXT: Form = {
   between: "",
   after: "\n",
   close: "",
-  text({ index, status, accepted, problem, rest }) {
+  text({ index, status, accepted, explanation, problem, rest }) {
     const words = accepted
       ? [accepted.status.padEnd(13), accepted.id]
-      : [
-          (problem?.code ?? "").padEnd(13),
-          rest ? "(and all after it)" : "",
-          problem?.detail ?? problem?.title ?? "",
-        ];
+      : explanation
+        ? [
+            `would answer ${explanation.status}`,
+            `${explanation.recipients.length} recipients`,
+          ]
+        : [
+            (problem?.code ?? "").padEnd(13),
+            rest ? "(and all after it)" : "",
+            problem?.detail ?? problem?.title ?? "",
+          ];
     return [
       String(index).padStart(5),
       String(status),

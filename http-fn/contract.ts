@@ -56,8 +56,11 @@ export interface Contract {
   readonly yaml: string;
   readonly document: OpenApi;
   operation<Id extends OperationId>(id: Id): Operation<Id>;
-  /** Checks a value against a schema by name; `where` is its JSON pointer. What it returns throws invalid_body. */
-  schema(name: string): (value: unknown, where: string) => void;
+  /** Checks values against a schema by name; `where` is a value's JSON pointer. What it returns throws `code`. */
+  schema(
+    name: string,
+    code?: "invalid_body" | "invalid_parameter",
+  ): (value: unknown, where: string) => void;
   /** What is wrong with an answer, one sentence each; none when it is as openapi.yaml says. */
   checkAnswer(answer: Answer): string[];
 }
@@ -242,12 +245,12 @@ export function parseContract(yaml: string): Contract {
       }
       return operation as unknown as Operation<Id>;
     },
-    schema(name) {
+    schema(name, code = "invalid_body") {
       const at = pointer("components", "schemas", name);
       return (value, where) => {
         const validate = validator(at);
         if (!validate(value))
-          throw invalid("invalid_body", where, validate.errors, value);
+          throw invalid(code, where, validate.errors, value);
       };
     },
     checkAnswer(answer) {
@@ -414,7 +417,7 @@ export function invalidParameter(
 }
 
 function invalid(
-  code: "invalid_body",
+  code: "invalid_body" | "invalid_parameter",
   prefix: string,
   found: ErrorObject[] | null | undefined,
   value: unknown,

@@ -2,9 +2,11 @@
  * What a push is made of, wherever it came from: options, type and body in, a checked `Push` out. The single push reads
  * its options from headers and query, an item of a batch has them in its own object.
  */
-import type { Durability } from "../shared/api.js";
+import type { Durability, Target } from "../shared/api.js";
+import { BridgeError } from "../shared/errors.js";
+import { isConnectionId } from "../shared/ids.js";
 import type { MediaType } from "./body.js";
-import type { Push } from "./bridge.js";
+import type { Bridge, Push, Pushed, UserPush } from "./bridge.js";
 import { invalidParameter } from "./contract.js";
 import { fingerprint, idempotencyScope } from "./idempotency.js";
 
@@ -28,7 +30,7 @@ export interface PushDefaults {
 }
 
 export interface PushRequest {
-  connectionId: string;
+  to: Target;
   options: PushOptions;
   type: MediaType;
   body: Buffer;
@@ -37,47 +39,74 @@ export interface PushRequest {
   pointer: string;
 }
 
-/** Throws invalid_parameter. */
+/** Throws invalid_parameter, and connection_not_found for what cannot be a connection. */
 export function toPush(
-  { connectionId, options, type, body, apiKeyName, pointer }: PushRequest,
+  { to, options, type, body, apiKeyName, pointer }: PushRequest,
   defaults: PushDefaults,
-): Push {
+): Push | UserPush {
   const dueAtMs = dueAt(options, pointer);
-  const push: Push = {
-    connectionId,
+  const { ttl, topic, durability, idempotencyKey } = options;
+  const [name, path] =
+    "connection" in to
+      ? [`connection:${to.connection}`, `connections/${to.connection}`]
+      : [`user:${to.user}`, `users/${encodeURIComponent(to.user)}`];
+  const message = {
     body,
     contentType: type.contentType,
     binary: type.binary,
-    ttlSeconds: options.ttl ?? defaults.ttlDefaultSeconds,
+    ttlSeconds: ttl ?? defaults.ttlDefaultSeconds,
+    ...(topic === undefined ? {} : { topic }),
+    ...(dueAtMs === undefined ? {} : { dueAtMs }),
+    ...(idempotencyKey === undefined
+      ? {}
+      : {
+          idempotency: {
+            key: idempotencyScope(apiKeyName, name, idempotencyKey),
+            // An item of a batch is the same request as the single push of it.
+            fingerprint: fingerprint({
+              method: "POST",
+              path: `/v1/${path}/messages`,
+              options: [
+                ttl,
+                topic,
+                options.delay,
+                options.at,
+                // Only when given, so that fingerprints from before it existed stay the same.
+                ...(durability === undefined ? [] : [durability]),
+              ],
+              contentType: type.contentType,
+              body,
+            }),
+          },
+        }),
   };
-  if (options.topic !== undefined) push.topic = options.topic;
-  if (dueAtMs !== undefined) push.dueAtMs = dueAtMs;
-  if ((options.durability ?? defaults.durability) === "replica")
-    push.durability = "replica";
-  if (options.idempotencyKey !== undefined)
-    push.idempotency = {
-      key: idempotencyScope(
-        apiKeyName,
-        `connection:${connectionId}`,
-        options.idempotencyKey,
-      ),
-      // An item of a batch is the same request as the single push of it.
-      fingerprint: fingerprint({
-        method: "POST",
-        path: `/v1/connections/${connectionId}/messages`,
-        options: [
-          options.ttl,
-          options.topic,
-          options.delay,
-          options.at,
-          // Only when given, so that fingerprints from before it existed stay the same.
-          ...(options.durability === undefined ? [] : [options.durability]),
-        ],
-        contentType: type.contentType,
-        body,
-      }),
-    };
-  return push;
+  if ("user" in to) {
+    // A default for all pushes must not shut users out; the answer says what was reached.
+    if (durability === "replica")
+      throw invalidParameter(
+        `${pointer}/durability`,
+        "replica is not offered for users; push to their connections",
+      );
+    return { ...message, userId: to.user };
+  }
+  if (!isConnectionId(to.connection))
+    throw new BridgeError("connection_not_found");
+  return {
+    ...message,
+    connectionId: to.connection,
+    ...((durability ?? defaults.durability) === "replica"
+      ? { durability: "replica" }
+      : {}),
+  };
+}
+
+/** Sends a push to where it goes; `issued` as in `Bridge.push`. */
+export function send(
+  bridge: Pick<Bridge, "push" | "pushToUser">,
+  push: Push | UserPush,
+  issued?: () => void,
+): Promise<Pushed> {
+  return "userId" in push ? bridge.pushToUser(push) : bridge.push(push, issued);
 }
 
 /** Throws invalid_parameter. */

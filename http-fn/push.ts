@@ -1,21 +1,24 @@
-/** POST a message to a connection: options and body in, 202 out, or 200 when the caller waits for the final state. */
+/** POST a message to a connection or a user: options and body in, 202 out, or 200 when the caller waits for the final state. */
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { Accepted, Receipt } from "../shared/api.js";
-import { BridgeError } from "../shared/errors.js";
-import { isConnectionId } from "../shared/ids.js";
+import type { Accepted, Receipt, Target } from "../shared/api.js";
 import { isFinal } from "../shared/receipts.js";
 import { answer } from "./answer.js";
 import { checkBody, checkEncoding, mediaTypeOf, readBody } from "./body.js";
 import type { Bridge, Pushed, StoredAnswer } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
 import type { LiveRequests } from "./live-requests.js";
-import { checkOptions, toPush, type PushDefaults } from "./push-request.js";
+import {
+  checkOptions,
+  send,
+  toPush,
+  type PushDefaults,
+} from "./push-request.js";
 
 /** Longest wait, seconds; also the maximum of `wait` in openapi.yaml. Below every usual gateway timeout. */
 const WAIT_SECONDS_MAX = 60;
 
 export interface PushDeps extends PushDefaults {
-  bridge: Pick<Bridge, "push" | "settle" | "follow">;
+  bridge: Pick<Bridge, "push" | "pushToUser" | "settle" | "follow" | "explain">;
   live: LiveRequests;
   /** How long a body may take, milliseconds. */
   bodyMs: number;
@@ -23,27 +26,24 @@ export interface PushDeps extends PushDefaults {
 
 type Options = ParametersOf<"pushToConnection">;
 
-export function pushToConnection({
-  bridge,
-  live,
-  bodyMs,
-  ...defaults
-}: PushDeps) {
+/** `target` reads from the path where it goes; it throws what is wrong with that. */
+export function pushTo(
+  target: (request: FastifyRequest) => Target,
+  { bridge, live, bodyMs, ...defaults }: PushDeps,
+) {
   return async (
     request: FastifyRequest,
     reply: FastifyReply,
     options: Options,
     apiKeyName: string,
   ): Promise<FastifyReply> => {
-    const { connectionId } = request.params as { connectionId: string };
-    if (!isConnectionId(connectionId))
-      throw new BridgeError("connection_not_found");
+    const to = target(request);
     const type = mediaTypeOf(request.headers["content-type"]);
     checkEncoding(request.headers["content-encoding"]);
     const waitMs = waitOf(options);
     // Wrong options are refused before the body is read.
     const given = {
-      connectionId,
+      to,
       options,
       type,
       apiKeyName,
@@ -53,9 +53,13 @@ export function pushToConnection({
     const body = await readBody(request.raw, bodyMs);
     checkBody(body, type);
     const push = toPush({ ...given, body }, defaults);
+    if (options.explain === 1) {
+      reply.header("cache-control", "no-store");
+      return answer(request, reply, 200, await bridge.explain(push));
+    }
     if (waitMs > 0) push.waitMs = waitMs;
 
-    const pushed = await bridge.push(push);
+    const pushed = await send(bridge, push);
     reply.header("location", `/v1/messages/${pushed.messageId}`);
     if (pushed.replayed !== undefined)
       return replay(request, reply, pushed, pushed.replayed);

@@ -7,6 +7,7 @@ import {
   newScheduledId,
   parseMessageId,
   randomBase62,
+  type MessageRoute,
 } from "../shared/ids.js";
 import { channels } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
@@ -15,7 +16,8 @@ import { Receipts } from "../shared/receipts.js";
 import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
-import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
+import { createExplain } from "./explain.js";
+import type { Bridge, Push, Pushed, StoredAnswer, UserPush } from "./bridge.js";
 
 /** A waited request may go on this long after its wait before a replay gets the plain 202. */
 const busyMarginMs = 2_000;
@@ -33,8 +35,8 @@ export interface OpenBridge {
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, replication, tokens } = stores;
-  const receipts = new Receipts(redis, log, config.receiptMs);
+  const { redis, registry, log, queues, users, replication, tokens } = stores;
+  const receipts = new Receipts(redis, log, users, config.receiptMs);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -149,6 +151,53 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     return pushed;
   }
 
+  async function pushToUser(request: UserPush): Promise<Pushed> {
+    const { userId, idempotency, waitMs, ...message } = request;
+    const appended = await users.push({
+      ...message,
+      userId,
+      ...(idempotency
+        ? {
+            idempotency: {
+              ...idempotency,
+              busyMs: waitMs ? waitMs + busyMarginMs : 0,
+            },
+          }
+        : {}),
+    });
+    const { recipients, online, status } = appended;
+    const accepted: Accepted = {
+      id: appended.messageId,
+      status,
+      to: { user: userId },
+      recipients,
+      online,
+      expiresAt: acceptedUntil(appended.expiresAtMs),
+      durability: "local",
+    };
+    const pushed: Pushed = { messageId: appended.messageId, accepted };
+    if (appended.replayed !== undefined)
+      pushed.replayed =
+        appended.replayed === null
+          ? true
+          : (JSON.parse(appended.replayed) as StoredAnswer);
+    else if (idempotency && !waitMs)
+      await settle(request, { status: 202, body: JSON.stringify(accepted) });
+    return pushed;
+  }
+
+  async function settle(
+    request: Push | UserPush,
+    answer: StoredAnswer,
+  ): Promise<void> {
+    const { idempotency } = request;
+    if (!idempotency) return;
+    const text = JSON.stringify(answer);
+    await ("userId" in request
+      ? users.answer(request.userId, idempotency, text)
+      : log.settle(request.connectionId, idempotency, text));
+  }
+
   /** Asks the owner, who alone knows what it has sent. */
   async function recallFromOwner(
     connectionId: string,
@@ -178,32 +227,56 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     }
   }
 
+  /** How a recall of a message to one connection went. */
+  async function recallOne(
+    route: Exclude<MessageRoute, { kind: "user" }>,
+  ): Promise<string> {
+    const { connectionId } = route;
+    let seq: number;
+    if (route.kind === "scheduled") {
+      const word = await log.recallScheduled(connectionId, route.scheduledId);
+      if (typeof word !== "number") {
+        if (word === "recalled")
+          // Only tidiness: a job that still runs finds the recall in the connection's hash.
+          await queues.unschedule(route.scheduledId).catch(() => undefined);
+        return word;
+      }
+      seq = word;
+    } else ({ seq } = route);
+    const word = await log.recall(connectionId, seq);
+    return typeof word === "string"
+      ? word
+      : await recallFromOwner(connectionId, seq, word.ask);
+  }
+
+  /** From everybody who does not have it yet: recalled when nobody has. */
+  async function recallFromUser({
+    userTag,
+    place,
+  }: Extract<MessageRoute, { kind: "user" }>): Promise<string> {
+    const word = await users.recall(userTag, place);
+    if (word !== "given") return word;
+    const record = await users.record(userTag, place);
+    const words = await Promise.all(
+      (record?.deliveries ?? []).map(({ connectionId, seq }) =>
+        recallOne({ kind: "sequence", connectionId, seq }),
+      ),
+    );
+    // What is worst tells: one that has it outweighs all that had not.
+    for (const worst of ["sent", "final", "maybe", "recalled"])
+      if (words.includes(worst)) return worst;
+    return words[0] ?? "not_found";
+  }
+
   async function recall(messageId: string): Promise<Receipt> {
     const route = parseMessageId(messageId);
     // Tells an unknown message from one that cannot be recalled.
     await receipts.read(messageId);
     if (!route) throw new Error("a readable message has a route");
-    const { connectionId } = route;
-    let outcome: string;
-    let seq: number | undefined;
-    if (route.kind === "scheduled") {
-      const word = await log.recallScheduled(connectionId, route.scheduledId);
-      if (typeof word === "number") seq = word;
-      else if (word === "recalled")
-        // Only tidiness: a job that still runs finds the recall in the connection's hash.
-        await queues.unschedule(route.scheduledId).catch(() => undefined);
-      outcome = String(word);
-    } else {
-      seq = route.seq;
-      outcome = "";
-    }
-    if (seq !== undefined) {
-      const word = await log.recall(connectionId, seq);
-      outcome =
-        typeof word === "string"
-          ? word
-          : await recallFromOwner(connectionId, seq, word.ask);
-    }
+    const outcome =
+      route.kind === "user"
+        ? await recallFromUser(route)
+        : await recallOne(route);
     switch (outcome) {
       case "recalled":
         return receipts.read(messageId);
@@ -247,20 +320,46 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       };
     },
     push,
-    async settle(request, answer) {
-      const { idempotency } = request;
-      if (idempotency)
-        await log.settle(
-          request.connectionId,
-          idempotency,
-          JSON.stringify(answer),
-        );
-    },
+    pushToUser,
+    settle,
     receipt: (messageId) => receipts.read(messageId),
     follow: (messageId, signal) => receipts.follow(messageId, signal),
     recall,
     inspect,
     list: (query) => registry.list(query),
+    connectionsOf: (userId) => registry.ofUser(userId),
+    explain: createExplain(stores, config),
+    async pending(connectionId, query) {
+      await inspect(connectionId);
+      const { nowMs, sent, more, rows } = await log.pending(
+        connectionId,
+        query,
+      );
+      return {
+        items: rows.map(({ entry, topic, bytes }) => ({
+          id: entry.id,
+          seq: entry.seq,
+          status:
+            entry.seq <= sent
+              ? "sent"
+              : entry.expiresAtMs < nowMs
+                ? "expired"
+                : "queued",
+          contentType: entry.contentType,
+          binary: entry.binary,
+          bytes,
+          topic: topic ?? null,
+          acceptedAt: new Date(Math.floor(entry.seq / 1_000)).toISOString(),
+          expiresAt: new Date(entry.expiresAtMs).toISOString(),
+          preview:
+            query.previewBytes === 0 || entry.binary
+              ? null
+              : // A character that was cut in the middle is left out.
+                new TextDecoder().decode(entry.body, { stream: true }),
+        })),
+        next: more ? String(rows.at(-1)?.entry.seq ?? "") : null,
+      };
+    },
     async close(connectionId, { code, reason }) {
       await inspect(connectionId);
       await registry.end(connectionId, {

@@ -57,6 +57,7 @@ export interface DeliveryWorker {
 
 interface ScheduledJob {
   connectionId: string;
+  userId?: string;
   scheduledId: string;
   body: string;
   contentType: string;
@@ -213,6 +214,7 @@ export class DeliveryQueues {
       contentType: push.contentType,
       binary: push.binary,
       ttlSeconds: push.ttlSeconds,
+      ...(push.userId === undefined ? {} : { userId: push.userId }),
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
     };

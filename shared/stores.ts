@@ -8,12 +8,15 @@ import { RedisLink } from "./redis.js";
 import { Registry, registryScripts } from "./registry.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
+import { userScripts } from "./user-scripts.js";
+import { Users } from "./users.js";
 
 export interface Stores {
   redis: RedisLink;
   registry: Registry;
   log: Log;
   queues: DeliveryQueues;
+  users: Users;
   replication: Replication;
   tokens: Tokens;
   /** Ends Workers, then connections. */
@@ -24,20 +27,25 @@ export interface Stores {
 export function openStores(config: Config, logger: Logger): Stores {
   const redis = new RedisLink(
     config.redisUrl,
-    [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
+    [
+      ...logScripts,
+      ...registryScripts,
+      ...replicationScripts,
+      ...userScripts,
+      accuseScript,
+    ],
     logger,
   );
   const registry = new Registry(redis, config);
-  const log = new Log(
-    redis,
-    {
-      maxMessages: config.logMaxMessages,
-      maxBytes: config.logMaxBytes,
-      resumeMs: config.resumeMs,
-      receiptMs: config.receiptMs,
-      idempotencyMs: config.idempotencyMs,
-    },
-    (connectionId) => registry.lapse(connectionId),
+  const limits = {
+    maxMessages: config.logMaxMessages,
+    maxBytes: config.logMaxBytes,
+    resumeMs: config.resumeMs,
+    receiptMs: config.receiptMs,
+    idempotencyMs: config.idempotencyMs,
+  };
+  const log = new Log(redis, limits, (connectionId) =>
+    registry.lapse(connectionId),
   );
   const queues = new DeliveryQueues(redis, logger);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
@@ -46,6 +54,7 @@ export function openStores(config: Config, logger: Logger): Stores {
     registry,
     log,
     queues,
+    users: new Users({ redis, registry, log, queues }, limits),
     replication: new Replication(redis, logger),
     tokens,
     async close() {

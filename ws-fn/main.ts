@@ -20,13 +20,14 @@ async function main(): Promise<void> {
   const logger = createLogger("ws-fn", config.logLevel);
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, replication, tokens } = stores;
+  const { redis, registry, log, queues, users, replication, tokens } = stores;
   const pulse = new Pulse();
   const server = new BridgeServer({
     instance,
     registry,
     log,
     queues,
+    users,
     redis,
     tokens,
     pulse,
@@ -38,6 +39,7 @@ async function main(): Promise<void> {
     registry,
     queues,
     log,
+    users,
     replication,
     redis,
     logger,
