@@ -390,6 +390,7 @@ export class Registry {
       ])) as unknown[]
     ).map(String);
     const [state = "gone", due, now, ended] = reply;
+    if (state === "ended") await this.#unlist(connectionId);
     return {
       state: state as ConnectionState | "gone",
       dueMs: Number(due),
@@ -440,10 +441,7 @@ export class Registry {
     } else if (state === "ended" && nowMs < endedMs + addDeadlineMs)
       await this.#lookAgain(id, endedMs + addDeadlineMs);
     else {
-      if (state === "ended") {
-        await remove(id);
-        await this.#unlist(id);
-      }
+      if (state === "ended") await remove(id);
       await this.#lookAgain(id, dueMs + 1);
     }
   }

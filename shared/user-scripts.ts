@@ -218,7 +218,7 @@ end
 local row = redis.call('XADD', KEYS[3], '*', 'p', ARGV[1], 'h', c[2] .. ' ' .. ARGV[6], 'b', ARGV[7])
 redis.call('HINCRBY', KEYS[4], '#bytes', #ARGV[7])
 -- What is given by nobody goes with its time.
-local rest = tonumber(c[2]) - ms + 60000
+local rest = tonumber(c[2]) - ms + 1000
 outlive(KEYS[3], rest)
 outlive(KEYS[4], rest)
 return become('parked', 'row', row)

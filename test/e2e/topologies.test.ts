@@ -7,6 +7,7 @@ import { startProxy } from "../../scripts/lab/proxy.js";
 import { publish, tally } from "../fixtures/publishers.js";
 import { clusterRedis, sentinelRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
+import { usersAndBatches } from "./scenarios/users.js";
 
 async function start(t: Test, url: string) {
   const env = { REDIS_URL: url, LOG_LEVEL: "warn" };
@@ -94,7 +95,10 @@ async function serves(
 
 t.test("on a Cluster", async (t) => {
   const cluster = await clusterRedis(t);
-  await serves(t, await start(t, cluster.url));
+  const pair = await start(t, cluster.url);
+  await serves(t, pair);
+  const [a, b] = pair.proxies.map(({ port }) => `ws://127.0.0.1:${port}`);
+  await usersAndBatches(t, pair.backend, [a ?? "", b ?? ""]);
 });
 
 t.test("through Sentinels, before and after a failover", async (t) => {
