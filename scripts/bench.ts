@@ -104,8 +104,11 @@ async function benchGateway(
 }
 
 async function benchBatch(workload: BatchWorkload): Promise<BatchRound[]> {
-  console.error(`batch: ${workload.rounds} round(s)`);
-  const rounds = await bounded(measureBatch(workload, processes));
+  const rounds: BatchRound[] = [];
+  for (let round = 1; round <= workload.rounds; round++) {
+    console.error(`batch: round ${round} of ${workload.rounds}`);
+    rounds.push(await bounded(measureBatch(workload, processes)));
+  }
   console.log(`\n${batchPage(rounds)}`);
   return rounds;
 }
