@@ -116,7 +116,7 @@ export interface Schema {
   type?: string | string[];
   description?: string;
   enum?: (string | number)[];
-  const?: string;
+  const?: string | boolean;
   properties?: Record<string, Schema>;
   required?: string[];
   items?: Schema;

@@ -519,7 +519,7 @@ export class Users {
         seq = await this.#log.appendedForUser(whose, user.label);
       }
       if (seq !== undefined) {
-        await this.#redis.run(
+        const news = await this.#redis.run(
           givenScript,
           [
             keys.userMessage(tag, place),
@@ -528,7 +528,8 @@ export class Users {
           ],
           [place, whose, seq],
         );
-        return true;
+        // Known before, or its record is lost and the row stays until its time is over: nothing to look again for.
+        return Number(news) === 1;
       }
       if (whose === me) return false;
       const passed = await this.#redis.run(
