@@ -57,6 +57,8 @@ export function answerProblem(
   if (error.data.allow !== undefined) reply.header("allow", error.data.allow);
   if (error.status === 401)
     reply.header("www-authenticate", 'Bearer realm="push-bridge"');
+  // What is still to come of this request is of no use to anybody.
+  if (error.status === 408) reply.header("connection", "close");
   reply.code(error.status);
   if (wantsText(request))
     return reply.header("content-type", TEXT_TYPE).send(toText(problem));

@@ -12,13 +12,16 @@ import type { ApiKey } from "../shared/config.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import type { Logger } from "../shared/logging.js";
 import { answer, answerProblem, toBridgeError } from "./answer.js";
-import { BODY_BYTES_MAX } from "./body.js";
+import { pushBatch } from "./batch.js";
+import { BODY_BYTES_MAX, BODY_MS_MAX } from "./body.js";
 import type { Bridge } from "./bridge.js";
 import { createChores } from "./chores.js";
 import {
   closeConnection,
+  connectionIdOf,
   inspectConnection,
   listConnections,
+  listPending,
   prepareConnection,
 } from "./connections.js";
 import {
@@ -33,7 +36,8 @@ import { sayFarewell } from "./farewell.js";
 import { followEvents } from "./events.js";
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
-import { pushToConnection } from "./push.js";
+import { pushTo } from "./push.js";
+import { readPresence, signOutUser, userIdReader } from "./users.js";
 
 /** A file served as it is. */
 export interface Asset {
@@ -63,8 +67,12 @@ export interface AppDeps {
 export const TIMEOUTS = {
   /** Request line and headers: a client sends them in one packet; slowloris does not. */
   headersMs: 5_000,
-  /** The whole request: 256 KB in 10 s is 26 KB/s. fastify's own default is never. */
-  requestMs: 10_000,
+  /** The body of a push or another request with one message or less. */
+  requestMs: BODY_MS_MAX,
+  /** The body of a batch, which may be sent as its items come up. */
+  batchMs: 60_000,
+  /** Silence inside the body of a batch. */
+  batchIdleMs: 10_000,
   /** How often the two are looked at. */
   checkMs: 1_000,
   /** Idle keep-alive: longer than the 60 s of usual gateways, so that it is they who hang up. */
@@ -76,8 +84,8 @@ export const TIMEOUTS = {
 /** Bytes of request line and headers together. */
 const HEADER_BYTES_MAX = 8_192;
 
-/** Longest path segment that is looked at, characters; IDs are much shorter. */
-const PATH_PARAM_MAX = 256;
+/** Longest path segment that is looked at, characters: a user ID of 128 characters with four bytes each, encoded. */
+const PATH_PARAM_MAX = 1_536;
 
 /** Answers that last. */
 const STREAMS: ReadonlySet<OperationId> = new Set([
@@ -103,7 +111,8 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     logger: false,
     genReqId: requestIds(),
     bodyLimit: BODY_BYTES_MAX,
-    requestTimeout: timeouts.requestMs,
+    // The last resort, and the one for bodies that nobody reads; those that are read are timed where they are read.
+    requestTimeout: timeouts.batchMs + timeouts.headersMs,
     keepAliveTimeout: timeouts.keepAliveMs,
     http: {
       headersTimeout: timeouts.headersMs,
@@ -181,7 +190,27 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     });
   }
 
-  serve("pushToConnection", pushToConnection({ ...deps, live }));
+  const bodyMs = timeouts.requestMs;
+  const push = { ...deps, live, bodyMs };
+  const userIdOf = userIdReader(contract.schema("UserId", "invalid_parameter"));
+  serve(
+    "pushToConnection",
+    pushTo((request) => ({ connection: connectionIdOf(request) }), push),
+  );
+  serve(
+    "pushToUser",
+    pushTo((request) => ({ user: userIdOf(request) }), push),
+  );
+  serve(
+    "pushBatch",
+    pushBatch({
+      ...deps,
+      live,
+      checkItem: contract.schema("BatchItem"),
+      withinMs: timeouts.batchMs,
+      idleMs: timeouts.batchIdleMs,
+    }),
+  );
   serve("readReceipt", readReceipt(bridge));
   serve("recallMessage", recallMessage(bridge));
   serve("followReceipt", followReceipt({ bridge, live }));
@@ -189,12 +218,16 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     "prepareConnection",
     prepareConnection({
       ...deps,
+      bodyMs,
       operation: contract.operation("prepareConnection"),
     }),
   );
   serve("listConnections", listConnections(bridge));
   serve("inspectConnection", inspectConnection(bridge));
   serve("closeConnection", closeConnection(bridge));
+  serve("listPending", listPending(bridge));
+  serve("readPresence", readPresence({ bridge, userIdOf }));
+  serve("signOutUser", signOutUser({ bridge, userIdOf }));
 
   serve("followEvents", followEvents({ bridge, live, chores }));
 

@@ -12,24 +12,45 @@ export const BODY_BYTES_MAX = 262_144;
 /** Longest `Content-Type` passed on, in characters; longer ones mean nothing to anybody. */
 const CONTENT_TYPE_MAX = 256;
 
+/** How long a body may take, milliseconds: 256 KB in 10 s is 26 KB/s. */
+export const BODY_MS_MAX = 10_000;
+
 const EMPTY = Buffer.alloc(0);
 
-/** Reads the whole body. Throws payload_too_large as soon as the limit is known to be passed. */
-export function readBody(raw: IncomingMessage): Buffer | Promise<Buffer> {
+/** Reads the whole body. Throws payload_too_large as soon as the limit is known to be passed, request_timeout. */
+export function readBody(
+  raw: IncomingMessage,
+  withinMs = BODY_MS_MAX,
+  bytesMax = BODY_BYTES_MAX,
+): Buffer | Promise<Buffer> {
   const header = raw.headers["content-length"];
   if (header === undefined && raw.headers["transfer-encoding"] === undefined)
     return EMPTY;
   const declared = header === undefined ? undefined : Number(header);
-  if (declared !== undefined && declared > BODY_BYTES_MAX)
-    throw tooLarge(declared);
-  return collect(raw);
+  if (declared !== undefined && declared > bytesMax)
+    throw tooLarge(declared, bytesMax);
+  return collect(raw, withinMs, bytesMax);
 }
 
-function collect(raw: IncomingMessage): Promise<Buffer> {
+function collect(
+  raw: IncomingMessage,
+  withinMs: number,
+  bytesMax: number,
+): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
+    const timer = setTimeout(() => {
+      stop();
+      raw.resume();
+      reject(
+        new BridgeError("request_timeout", {
+          detail: `The body may take ${withinMs / 1_000} s.`,
+        }),
+      );
+    }, withinMs);
     const stop = () => {
+      clearTimeout(timer);
       raw.off("data", onData);
       raw.off("end", onEnd);
       raw.off("error", onError);
@@ -37,11 +58,11 @@ function collect(raw: IncomingMessage): Promise<Buffer> {
     const onData = (chunk: Buffer) => {
       length += chunk.length;
       chunks.push(chunk);
-      if (length <= BODY_BYTES_MAX) return;
+      if (length <= bytesMax) return;
       stop();
       // What still comes is read and dropped, so that the answer is not lost in a reset; the request timeout ends it.
       raw.resume();
-      reject(tooLarge(length));
+      reject(tooLarge(length, bytesMax));
     };
     const onEnd = () => {
       stop();
@@ -64,10 +85,11 @@ function collect(raw: IncomingMessage): Promise<Buffer> {
   });
 }
 
-function tooLarge(actual: number): BridgeError {
+/** The 413 of a body with more than `limit` bytes. */
+export function tooLarge(actual: number, limit: number): BridgeError {
   return new BridgeError("payload_too_large", {
-    detail: `The body may have ${BODY_BYTES_MAX} bytes.`,
-    limit: BODY_BYTES_MAX,
+    detail: `The body may have ${limit} bytes.`,
+    limit,
     actual,
   });
 }

@@ -6,6 +6,8 @@ import type {
   Accepted,
   Connection,
   ConnectionState,
+  Explanation,
+  PendingPage,
   PrepareRequest,
   Receipt,
 } from "../shared/api.js";
@@ -16,10 +18,15 @@ export interface Bridge {
   prepare(
     input: PrepareRequest,
   ): Promise<{ connectionId: string; token: string; expiresAt: string }>;
-  /** Throws connection_not_found, connection_ended, log_full, redis_full, idempotency_…, redis_unavailable, outcome_unknown, no_replica. */
-  push(push: Push): Promise<Pushed>;
+  /**
+   * Throws connection_not_found, connection_ended, log_full, redis_full, idempotency_…, redis_unavailable,
+   * outcome_unknown, no_replica. Calls `issued` as soon as no later push can come before this one; mostly before it returns.
+   */
+  push(push: Push, issued?: () => void): Promise<Pushed>;
+  /** To every open connection of a user, or parked. Throws log_full, redis_full, idempotency_…, redis_unavailable, outcome_unknown. */
+  pushToUser(push: UserPush): Promise<Pushed>;
   /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
-  settle(push: Push, answer: StoredAnswer): Promise<void>;
+  settle(push: Push | UserPush, answer: StoredAnswer): Promise<void>;
   /** Throws message_not_found. */
   receipt(messageId: string): Promise<Receipt>;
   /** First the current receipt, then each change; ends after a final one and when the signal aborts. */
@@ -29,6 +36,15 @@ export interface Bridge {
   /** Throws connection_not_found, connection_ended. */
   inspect(connectionId: string): Promise<Connection>;
   list(query: ListQuery): Promise<{ items: Connection[]; next: string | null }>;
+  /** A user's connections that have not ended; none for a user nobody has heard of. */
+  connectionsOf(userId: string): Promise<Connection[]>;
+  /** What a push would do now; nothing is sent, stored or changed. Throws redis_unavailable. */
+  explain(push: Push | UserPush): Promise<Explanation>;
+  /** Messages of a connection that wait or are not acknowledged, oldest first. Throws connection_not_found, connection_ended. */
+  pending(
+    connectionId: string,
+    query: { limit: number; after: number; previewBytes: number },
+  ): Promise<PendingPage>;
   /** Throws connection_not_found, connection_ended. */
   close(
     connectionId: string,
@@ -64,8 +80,17 @@ export interface Push {
   };
   /** Resolve only when a replica has it, too; throws no_replica, outcome_unknown. */
   durability?: "replica";
+  /** True when a later message to the same target went out meanwhile: this one must not be tried again after it. */
+  overtaken?: () => boolean;
   /** Milliseconds the answer will wait for the final state; `settle` follows. */
   waitMs?: number;
+}
+
+export interface UserPush extends Omit<
+  Push,
+  "connectionId" | "durability" | "overtaken"
+> {
+  userId: string;
 }
 
 export interface Pushed {

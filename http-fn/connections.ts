@@ -24,16 +24,19 @@ export interface PrepareDeps {
   operation: Pick<Operation, "body">;
   /** What `url` begins with; "" takes it from the request's `Host`. */
   publicWsUrl: string;
+  /** How long a body may take, milliseconds. */
+  bodyMs: number;
 }
 
 export function prepareConnection({
   bridge,
   operation,
   publicWsUrl,
+  bodyMs,
 }: PrepareDeps) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
     checkEncoding(request.headers["content-encoding"]);
-    const body = await readBody(request.raw);
+    const body = await readBody(request.raw, bodyMs);
     checkBody(body, { contentType: "", binary: false, json: false });
     const input = body.length === 0 ? {} : parseJson(body);
     operation.body(input);
@@ -92,16 +95,7 @@ export function closeConnection(bridge: Pick<Bridge, "close">) {
     reply: FastifyReply,
     { code, reason }: ParametersOf<"closeConnection">,
   ) => {
-    const bytes = reason === undefined ? 0 : Buffer.byteLength(reason);
-    if (bytes > CLOSE_REASON_BYTES_MAX)
-      throw invalidParameter("/query/reason", "has too many bytes", {
-        limit: CLOSE_REASON_BYTES_MAX,
-        actual: bytes,
-      });
-    const close = {
-      code: code ?? CLOSE_BY_BACKEND,
-      reason: reason ?? CLOSE_CODES[CLOSE_BY_BACKEND].reason,
-    };
+    const close = closeOf({ code, reason });
     return answer(
       request,
       reply,
@@ -111,7 +105,44 @@ export function closeConnection(bridge: Pick<Bridge, "close">) {
   };
 }
 
-function connectionIdOf(request: FastifyRequest): string {
+/** The close that a query asks for. Throws invalid_parameter. */
+export function closeOf({
+  code,
+  reason,
+}: {
+  code?: number | undefined;
+  reason?: string | undefined;
+}): { code: number; reason: string } {
+  const bytes = reason === undefined ? 0 : Buffer.byteLength(reason);
+  if (bytes > CLOSE_REASON_BYTES_MAX)
+    throw invalidParameter("/query/reason", "has too many bytes", {
+      limit: CLOSE_REASON_BYTES_MAX,
+      actual: bytes,
+    });
+  return {
+    code: code ?? CLOSE_BY_BACKEND,
+    reason: reason ?? CLOSE_CODES[CLOSE_BY_BACKEND].reason,
+  };
+}
+
+/** What waits for a connection, oldest first. */
+export function listPending(bridge: Pick<Bridge, "pending">) {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { limit, cursor, preview }: ParametersOf<"listPending">,
+  ) => {
+    reply.header("cache-control", "no-store");
+    const page = await bridge.pending(connectionIdOf(request), {
+      limit: limit ?? LIST_LIMIT_DEFAULT,
+      after: cursor === undefined ? 0 : Number(cursor),
+      previewBytes: preview ?? 0,
+    });
+    return answer(request, reply, 200, page);
+  };
+}
+
+export function connectionIdOf(request: FastifyRequest): string {
   const { connectionId } = request.params as { connectionId: string };
   if (!isConnectionId(connectionId))
     throw new BridgeError("connection_not_found");

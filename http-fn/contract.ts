@@ -56,6 +56,11 @@ export interface Contract {
   readonly yaml: string;
   readonly document: OpenApi;
   operation<Id extends OperationId>(id: Id): Operation<Id>;
+  /** Checks values against a schema by name; `where` is a value's JSON pointer. What it returns throws `code`. */
+  schema(
+    name: string,
+    code?: "invalid_body" | "invalid_parameter",
+  ): (value: unknown, where: string) => void;
   /** What is wrong with an answer, one sentence each; none when it is as openapi.yaml says. */
   checkAnswer(answer: Answer): string[];
 }
@@ -111,7 +116,7 @@ export interface Schema {
   type?: string | string[];
   description?: string;
   enum?: (string | number)[];
-  const?: string;
+  const?: string | boolean;
   properties?: Record<string, Schema>;
   required?: string[];
   items?: Schema;
@@ -239,6 +244,14 @@ export function parseContract(yaml: string): Contract {
         operationsById.set(id, operation);
       }
       return operation as unknown as Operation<Id>;
+    },
+    schema(name, code = "invalid_body") {
+      const at = pointer("components", "schemas", name);
+      return (value, where) => {
+        const validate = validator(at);
+        if (!validate(value))
+          throw invalid(code, where, validate.errors, value);
+      };
     },
     checkAnswer(answer) {
       return checkAnswer(answer);
@@ -404,7 +417,7 @@ export function invalidParameter(
 }
 
 function invalid(
-  code: "invalid_body",
+  code: "invalid_body" | "invalid_parameter",
   prefix: string,
   found: ErrorObject[] | null | undefined,
   value: unknown,

@@ -175,13 +175,15 @@ function typeOf(schema: Schema): string {
     return `<a href="#${name}">${name}</a>`;
   }
   if (schema.const !== undefined)
-    return `<code>"${escape(schema.const)}"</code>`;
+    return `<code>${escape(JSON.stringify(schema.const))}</code>`;
   const choices = schema.anyOf ?? schema.oneOf;
   if (choices !== undefined && schema.type === undefined)
     return choices.map(typeOf).join(" or ");
   if (schema.type === "array")
     return `array of ${schema.items === undefined ? "anything" : typeOf(schema.items)}`;
-  const type = [schema.type ?? "object"].flat().join(" or ");
+  const type = [schema.type ?? (schema.properties ? "object" : "anything")]
+    .flat()
+    .join(" or ");
   const values = schema.enum?.length
     ? `: ${schema.enum.map((value) => `<code>${escape(String(value))}</code>`).join(", ")}`
     : "";

@@ -1,89 +1,65 @@
-/** POST a message to a connection: options and body in, 202 out, or 200 when the caller waits for the final state. */
+/** POST a message to a connection or a user: options and body in, 202 out, or 200 when the caller waits for the final state. */
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { Accepted, Receipt } from "../shared/api.js";
-import { BridgeError } from "../shared/errors.js";
-import { isConnectionId } from "../shared/ids.js";
+import type { Accepted, Receipt, Target } from "../shared/api.js";
 import { isFinal } from "../shared/receipts.js";
 import { answer } from "./answer.js";
 import { checkBody, checkEncoding, mediaTypeOf, readBody } from "./body.js";
-import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
+import type { Bridge, Pushed, StoredAnswer } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
-import { fingerprint, idempotencyScope } from "./idempotency.js";
 import type { LiveRequests } from "./live-requests.js";
+import {
+  checkOptions,
+  send,
+  toPush,
+  type PushDefaults,
+} from "./push-request.js";
 
 /** Longest wait, seconds; also the maximum of `wait` in openapi.yaml. Below every usual gateway timeout. */
 const WAIT_SECONDS_MAX = 60;
 
-/** Farthest `at`, milliseconds: as far as `delay`, a week. */
-const DUE_MS_MAX = 604_800_000;
-
-export interface PushDeps {
-  bridge: Pick<Bridge, "push" | "settle" | "follow">;
-  ttlDefaultSeconds: number;
-  durability: "local" | "replica";
+export interface PushDeps extends PushDefaults {
+  bridge: Pick<Bridge, "push" | "pushToUser" | "settle" | "follow" | "explain">;
   live: LiveRequests;
+  /** How long a body may take, milliseconds. */
+  bodyMs: number;
 }
 
 type Options = ParametersOf<"pushToConnection">;
 
-export function pushToConnection({
-  bridge,
-  ttlDefaultSeconds,
-  durability,
-  live,
-}: PushDeps) {
+/** `target` reads from the path where it goes; it throws what is wrong with that. */
+export function pushTo(
+  target: (request: FastifyRequest) => Target,
+  { bridge, live, bodyMs, ...defaults }: PushDeps,
+) {
   return async (
     request: FastifyRequest,
     reply: FastifyReply,
     options: Options,
     apiKeyName: string,
   ): Promise<FastifyReply> => {
-    const { connectionId } = request.params as { connectionId: string };
-    if (!isConnectionId(connectionId))
-      throw new BridgeError("connection_not_found");
+    const to = target(request);
     const type = mediaTypeOf(request.headers["content-type"]);
     checkEncoding(request.headers["content-encoding"]);
-    const dueAtMs = dueAt(options);
     const waitMs = waitOf(options);
-    const body = await readBody(request.raw);
-    checkBody(body, type);
-
-    const push: Push = {
-      connectionId,
-      body,
-      contentType: type.contentType,
-      binary: type.binary,
-      ttlSeconds: options.ttl ?? ttlDefaultSeconds,
+    // Wrong options are refused before the body is read.
+    const given = {
+      to,
+      options,
+      type,
+      apiKeyName,
+      pointer: "/query",
     };
-    if (options.topic !== undefined) push.topic = options.topic;
-    if (dueAtMs !== undefined) push.dueAtMs = dueAtMs;
+    checkOptions(given);
+    const body = await readBody(request.raw, bodyMs);
+    checkBody(body, type);
+    const push = toPush({ ...given, body }, defaults);
+    if (options.explain === 1) {
+      reply.header("cache-control", "no-store");
+      return answer(request, reply, 200, await bridge.explain(push));
+    }
     if (waitMs > 0) push.waitMs = waitMs;
-    if ((options.durability ?? durability) === "replica")
-      push.durability = "replica";
-    if (options.idempotencyKey !== undefined)
-      push.idempotency = {
-        key: idempotencyScope(
-          apiKeyName,
-          `connection:${connectionId}`,
-          options.idempotencyKey,
-        ),
-        fingerprint: fingerprint({
-          method: "POST",
-          path: `/v1/connections/${connectionId}/messages`,
-          options: [
-            options.ttl,
-            options.topic,
-            options.delay,
-            options.at,
-            // Only when given, so that fingerprints from before it existed stay the same.
-            ...(options.durability === undefined ? [] : [options.durability]),
-          ],
-          contentType: type.contentType,
-          body,
-        }),
-      };
 
-    const pushed = await bridge.push(push);
+    const pushed = await send(bridge, push);
     reply.header("location", `/v1/messages/${pushed.messageId}`);
     if (pushed.replayed !== undefined)
       return replay(request, reply, pushed, pushed.replayed);
@@ -139,22 +115,6 @@ async function lastReceipt(
 /** The 202 after a wait in vain: what was accepted, as it stands now. */
 function accepted(first: Accepted, receipt: Receipt | undefined): Accepted {
   return receipt === undefined ? first : { ...first, status: receipt.status };
-}
-
-function dueAt({ delay, at }: Options): number | undefined {
-  if (delay === undefined && at === undefined) return undefined;
-  if (delay !== undefined && at !== undefined)
-    throw invalidParameter("/query/at", "excludes delay; give one of the two");
-  const now = Date.now();
-  const due = at === undefined ? now + (delay ?? 0) * 1_000 : Date.parse(at);
-  if (Number.isNaN(due))
-    throw invalidParameter("/query/at", "is no moment in time");
-  if (due > now + DUE_MS_MAX)
-    throw invalidParameter("/query/at", "must be within a week", {
-      limit: DUE_MS_MAX / 1_000,
-      actual: Math.round((due - now) / 1_000),
-    });
-  return due > now ? Math.round(due) : undefined;
 }
 
 function waitOf({ wait, Prefer }: Options): number {

@@ -9,6 +9,8 @@ import {
   newScheduledId,
   parseMessageId,
   randomBase62,
+  userTag,
+  type MessageRoute,
 } from "../shared/ids.js";
 import { channels, keys } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
@@ -17,7 +19,8 @@ import { Receipts } from "../shared/receipts.js";
 import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
-import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
+import { createExplain } from "./explain.js";
+import type { Bridge, Push, Pushed, StoredAnswer, UserPush } from "./bridge.js";
 
 /** A waited request may go on this long after its wait before a replay gets the plain 202. */
 const busyMarginMs = 2_000;
@@ -42,9 +45,18 @@ export interface OpenBridge {
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
-  const { redis, memory, registry, log, events, queues, replication, tokens } =
-    stores;
-  const receipts = new Receipts(redis, log, config.receiptMs);
+  const {
+    redis,
+    memory,
+    registry,
+    log,
+    events,
+    queues,
+    users,
+    replication,
+    tokens,
+  } = stores;
+  const receipts = new Receipts(redis, log, users, config.receiptMs);
   const feed = new EventFeed(events, redis);
 
   function refuseUnknown(connectionId: string): void {
@@ -63,6 +75,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       ttlSeconds: push.ttlSeconds,
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
+      ...(push.overtaken ? { overtaken: push.overtaken } : {}),
       ...(push.idempotency
         ? {
             idempotency: {
@@ -127,30 +140,34 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
    * Before anything is stored. Throws redis_full, but not at a request that was taken before: it adds nothing, and its
    * publisher must not hear that its message is not there.
    */
-  async function admit(request: Push): Promise<void> {
-    const { connectionId, body, dueAtMs, idempotency } = request;
+  async function admit(
+    tag: string,
+    { body, dueAtMs, idempotency }: Push | UserPush,
+  ): Promise<void> {
     try {
-      const known = memory.admit(connectionId, body.length);
+      const known = memory.admit(tag, body.length);
       if (known) await known;
       if (dueAtMs !== undefined)
         await memory.admit(scheduleTag, body.length * 2);
     } catch (error) {
-      if (!idempotency || !(await log.knows(connectionId, idempotency)))
-        throw error;
+      if (!idempotency || !(await log.knows(tag, idempotency))) throw error;
     }
   }
 
-  async function push(request: Push): Promise<Pushed> {
+  async function push(request: Push, issued?: () => void): Promise<Pushed> {
     refuseUnknown(request.connectionId);
-    await admit(request);
+    await admit(request.connectionId, request);
     const durable = request.durability === "replica";
     const deadline = durable ? performance.now() + confirmWithinMs : 0;
     if (durable) await replication.ready(request.connectionId);
     const append = toAppend(request);
-    const appended =
+    const appending =
       request.dueAtMs === undefined
-        ? await log.append(append)
-        : await schedule(append, request.dueAtMs);
+        ? log.append(append)
+        : schedule(append, request.dueAtMs);
+    // The command is on its way, and commands keep their order.
+    issued?.();
+    const appended = await appending;
     await Promise.all([
       appended.jobEpoch > 0 &&
         queues.wake(request.connectionId, appended.jobEpoch),
@@ -172,6 +189,54 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
           ? true
           : (JSON.parse(appended.replayed) as StoredAnswer);
     return pushed;
+  }
+
+  async function pushToUser(request: UserPush): Promise<Pushed> {
+    const { userId, idempotency, waitMs, ...message } = request;
+    await admit(userTag(userId), request);
+    const appended = await users.push({
+      ...message,
+      userId,
+      ...(idempotency
+        ? {
+            idempotency: {
+              ...idempotency,
+              busyMs: waitMs ? waitMs + busyMarginMs : 0,
+            },
+          }
+        : {}),
+    });
+    const { recipients, online, status } = appended;
+    const accepted: Accepted = {
+      id: appended.messageId,
+      status,
+      to: { user: userId },
+      recipients,
+      online,
+      expiresAt: acceptedUntil(appended.expiresAtMs),
+      durability: "local",
+    };
+    const pushed: Pushed = { messageId: appended.messageId, accepted };
+    if (appended.replayed !== undefined)
+      pushed.replayed =
+        appended.replayed === null
+          ? true
+          : (JSON.parse(appended.replayed) as StoredAnswer);
+    else if (idempotency && !waitMs)
+      await settle(request, { status: 202, body: JSON.stringify(accepted) });
+    return pushed;
+  }
+
+  async function settle(
+    request: Push | UserPush,
+    answer: StoredAnswer,
+  ): Promise<void> {
+    const { idempotency } = request;
+    if (!idempotency) return;
+    const text = JSON.stringify(answer);
+    await ("userId" in request
+      ? users.answer(request.userId, idempotency, text)
+      : log.settle(request.connectionId, idempotency, text));
   }
 
   /** Asks the owner, who alone knows what it has sent. */
@@ -203,32 +268,56 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     }
   }
 
+  /** How a recall of a message to one connection went. */
+  async function recallOne(
+    route: Exclude<MessageRoute, { kind: "user" }>,
+  ): Promise<string> {
+    const { connectionId } = route;
+    let seq: number;
+    if (route.kind === "scheduled") {
+      const word = await log.recallScheduled(connectionId, route.scheduledId);
+      if (typeof word !== "number") {
+        if (word === "recalled")
+          // Only tidiness: a job that still runs finds the recall in the connection's hash.
+          await queues.unschedule(route.scheduledId).catch(() => undefined);
+        return word;
+      }
+      seq = word;
+    } else ({ seq } = route);
+    const word = await log.recall(connectionId, seq);
+    return typeof word === "string"
+      ? word
+      : await recallFromOwner(connectionId, seq, word.ask);
+  }
+
+  /** From everybody who does not have it yet: recalled when nobody has. */
+  async function recallFromUser({
+    userTag,
+    place,
+  }: Extract<MessageRoute, { kind: "user" }>): Promise<string> {
+    const word = await users.recall(userTag, place);
+    if (word !== "given") return word;
+    const record = await users.record(userTag, place);
+    const words = await Promise.all(
+      (record?.deliveries ?? []).map(({ connectionId, seq }) =>
+        recallOne({ kind: "sequence", connectionId, seq }),
+      ),
+    );
+    // What is worst tells: one that has it outweighs all that had not.
+    for (const worst of ["sent", "final", "maybe", "recalled"])
+      if (words.includes(worst)) return worst;
+    return words[0] ?? "not_found";
+  }
+
   async function recall(messageId: string): Promise<Receipt> {
     const route = parseMessageId(messageId);
     // Tells an unknown message from one that cannot be recalled.
     await receipts.read(messageId);
     if (!route) throw new Error("a readable message has a route");
-    const { connectionId } = route;
-    let outcome: string;
-    let seq: number | undefined;
-    if (route.kind === "scheduled") {
-      const word = await log.recallScheduled(connectionId, route.scheduledId);
-      if (typeof word === "number") seq = word;
-      else if (word === "recalled")
-        // Only tidiness: a job that still runs finds the recall in the connection's hash.
-        await queues.unschedule(route.scheduledId).catch(() => undefined);
-      outcome = String(word);
-    } else {
-      seq = route.seq;
-      outcome = "";
-    }
-    if (seq !== undefined) {
-      const word = await log.recall(connectionId, seq);
-      outcome =
-        typeof word === "string"
-          ? word
-          : await recallFromOwner(connectionId, seq, word.ask);
-    }
+    const outcome =
+      route.kind === "user"
+        ? await recallFromUser(route)
+        : await recallOne(route);
     switch (outcome) {
       case "recalled":
         return receipts.read(messageId);
@@ -274,20 +363,46 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       };
     },
     push,
-    async settle(request, answer) {
-      const { idempotency } = request;
-      if (idempotency)
-        await log.settle(
-          request.connectionId,
-          idempotency,
-          JSON.stringify(answer),
-        );
-    },
+    pushToUser,
+    settle,
     receipt: (messageId) => receipts.read(messageId),
     follow: (messageId, signal) => receipts.follow(messageId, signal),
     recall,
     inspect,
     list: (query) => registry.list(query),
+    connectionsOf: (userId) => registry.ofUser(userId),
+    explain: createExplain(stores, config),
+    async pending(connectionId, query) {
+      await inspect(connectionId);
+      const { nowMs, sent, more, rows } = await log.pending(
+        connectionId,
+        query,
+      );
+      return {
+        items: rows.map(({ entry, topic, bytes }) => ({
+          id: entry.id,
+          seq: entry.seq,
+          status:
+            entry.seq <= sent
+              ? "sent"
+              : entry.expiresAtMs < nowMs
+                ? "expired"
+                : "queued",
+          contentType: entry.contentType,
+          binary: entry.binary,
+          bytes,
+          topic: topic ?? null,
+          acceptedAt: new Date(Math.floor(entry.seq / 1_000)).toISOString(),
+          expiresAt: new Date(entry.expiresAtMs).toISOString(),
+          preview:
+            query.previewBytes === 0 || entry.binary
+              ? null
+              : // A character that was cut in the middle is left out.
+                new TextDecoder().decode(entry.body, { stream: true }),
+        })),
+        next: more ? String(rows.at(-1)?.entry.seq ?? "") : null,
+      };
+    },
     async close(connectionId, { code, reason }) {
       await inspect(connectionId);
       await registry.end(connectionId, {

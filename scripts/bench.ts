@@ -5,6 +5,12 @@ import { execFileSync } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { availableParallelism, cpus } from "node:os";
 import {
+  batchPage,
+  measureBatch,
+  type BatchRound,
+  type BatchWorkload,
+} from "./bench/batch.js";
+import {
   gatewayPage,
   measureGateway,
   type GatewayRound,
@@ -59,12 +65,18 @@ async function bench(options: Options): Promise<number> {
   const rounds = options.only.length > 0 ? await benchSystems(options) : NONE;
   const gateway = options.gateway && (await benchGateway(options.gateway));
   const jitter = options.jitter && (await benchJitter(options.jitter));
+  const batch = options.batch && (await benchBatch(options.batch));
   if (options.json !== undefined) {
     const { only } = options;
-    const workload = { ...options, only: undefined, gateway: undefined };
+    const workload = {
+      ...options,
+      only: undefined,
+      gateway: undefined,
+      batch: undefined,
+    };
     await writeFile(
       options.json,
-      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, jitter }, null, 2)}\n`,
+      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, batch, jitter }, null, 2)}\n`,
     );
   }
   const exact =
@@ -97,6 +109,16 @@ async function benchGateway(
   console.error(`gateway: ${workload.rounds} round(s)`);
   const rounds = await bounded(measureGateway(workload, processes));
   console.log(`\n${gatewayPage(rounds)}`);
+  return rounds;
+}
+
+async function benchBatch(workload: BatchWorkload): Promise<BatchRound[]> {
+  const rounds: BatchRound[] = [];
+  for (let round = 1; round <= workload.rounds; round++) {
+    console.error(`batch: round ${round} of ${workload.rounds}`);
+    rounds.push(await bounded(measureBatch(workload, processes)));
+  }
+  console.log(`\n${batchPage(rounds)}`);
   return rounds;
 }
 

@@ -71,7 +71,12 @@ export interface paths {
             };
             cookie?: never;
         };
-        get?: never;
+        /**
+         * What is pending for a connection
+         * @description Messages that wait or are not acknowledged yet, oldest first, a page at a time. Bodies are shown only as far as
+         *     `preview` asks. Scheduled messages have no place yet and are not listed.
+         */
+        get: operations["listPending"];
         put?: never;
         /**
          * Push a message to a connection
@@ -83,6 +88,118 @@ export interface paths {
          *     Order: messages arrive in the order in which they were accepted.
          */
         post: operations["pushToConnection"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/users/{userId}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Where is a user?
+         * @description The user's connections that have not ended. One whose instance died counts as open until its lease runs out
+         *     (`LEASE_SECONDS`), then as away. A user nobody has heard of is answered like one without connections.
+         */
+        get: operations["readPresence"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/users/{userId}/connections": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Sign a user out everywhere
+         * @description Ends every connection of the user, prepared ones included, as `DELETE /v1/connections/{connectionId}` does. A token
+         *     of the user's that names no connection can still open a new one: let such tokens be short-lived. Messages that
+         *     wait for the user go on waiting.
+         */
+        delete: operations["signOutUser"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/users/{userId}/messages": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Push a message to a user
+         * @description To every connection of the user that is open, with one receipt for all (`deliveries`). When there is none the
+         *     message waits, up to its `ttl`, for the first one to come, and that one alone gets it; `recipients` and `online`
+         *     are 0 then. A connection that is away is not open: what waits is for it when it comes back first.
+         *
+         *     Everything else is as for one connection, with these differences. The message is `delivered`, which is final, as
+         *     soon as one connection has it; what becomes of it at the others `deliveries` goes on telling. While none has, it
+         *     is the furthest of those that may still change; when none may, what the last of them ended as. A recall takes it
+         *     from all that do not have it yet, and is 200 only when nobody has it. `log_full` comes when it would be refused by
+         *     all, or when too much waits for the user. `durability=replica` is not offered here.
+         */
+        post: operations["pushToUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/batch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Push many messages
+         * @description One item per message, and one result per item in the same order, each with the status that the single push would
+         *     have had. As `application/x-ndjson` (one item a line) every item is taken when its line has arrived, and its
+         *     result goes out while the next ones are still being sent; as a JSON array the whole body is read first. The
+         *     answer is in the form of the request unless `Accept` names another; always 200, whatever became of the items.
+         *
+         *     Items are as independent as single pushes: a bad one stops none of the others. Those for the same target arrive
+         *     in the order of the batch. An item with an idempotency key is the same request as its single push, so either may
+         *     repeat the other. There is no `wait`; the receipts tell.
+         *
+         *     Limits: 10,000 items, 6,291,456 bytes, 794,624 bytes per item (and 262,144 per message), a minute, 10 s of
+         *     silence. What passes one of them in NDJSON is told by a last result with `"rest": true`: its `index` is the first
+         *     item that was not taken, all before it were, as their results say. An array that passes one is refused as a
+         *     whole. When the sender goes away, what was sent completely stays accepted.
+         */
+        post: operations["pushBatch"];
         delete?: never;
         options?: never;
         head?: never;
@@ -358,7 +475,7 @@ export interface components {
          * @example m_7Gh2kQ9
          */
         MessageId: string;
-        /** @description A user of the backend's. Printable ASCII without spaces and braces. */
+        /** @description A user of the backend's. Any text without control characters; percent-encoded where it is part of a path. */
         UserId: string;
         /** @description A group of connections. Names that begin with `$` are reserved. */
         GroupName: string;
@@ -421,6 +538,8 @@ export interface components {
         /** @description Where a message goes. */
         Target: {
             connection: components["schemas"]["ConnectionId"];
+        } | {
+            user: components["schemas"]["UserId"];
         };
         /** @description What is known of a message when it is accepted. */
         Accepted: {
@@ -444,7 +563,184 @@ export interface components {
             reason: components["schemas"]["Reason"] | null;
             /** @description Every status it had, oldest first; the last one is `status`. */
             timeline: components["schemas"]["TimelineEntry"][];
+            /**
+             * @description Of a message to a user, what became of it at each connection it was given to. One that is over for longer
+             *     than `RECEIPT_SECONDS` is left out.
+             */
+            deliveries?: components["schemas"]["Delivery"][];
         };
+        /** @description What became of a message to a user at one of its connections. */
+        Delivery: {
+            connection: components["schemas"]["ConnectionId"];
+            status: components["schemas"]["Status"];
+            /** @description Since when. */
+            at: components["schemas"]["Timestamp"];
+            /** @description Who confirmed it; null unless `delivered`. */
+            ack: components["schemas"]["Ack"] | null;
+            /** @description Why it is `undeliverable`; null otherwise. */
+            reason: components["schemas"]["Reason"] | null;
+        };
+        /** @description What a push would do now. Nothing was sent or stored. */
+        Explanation: {
+            /**
+             * @description Tells it from a receipt.
+             * @constant
+             */
+            explain: true;
+            to: components["schemas"]["Target"];
+            /** @description The HTTP status the push would have. */
+            status: number;
+            /** @description The status of the message in that answer; null when it would be refused. */
+            outcome: components["schemas"]["Status"] | null;
+            /** @description What would refuse it; null when nothing does. */
+            problem: components["schemas"]["Problem"] | null;
+            /** @description The connections that would get it; of a scheduled message, if it were due now. */
+            recipients: components["schemas"]["ExplainedRecipient"][];
+            /** @description How many of them are open. */
+            online: number;
+            /** @description Whether it would wait for the user's first connection. */
+            parked: boolean;
+            /**
+             * @description What is known of its idempotency key.
+             * @enum {string}
+             */
+            idempotency: "none" | "new" | "replay" | "in_progress" | "mismatch";
+            /** @description The message as it would be stored. */
+            message: {
+                /** @description As it would be reported to the client. */
+                contentType: string;
+                /** @description Whether it becomes a binary frame. */
+                binary: boolean;
+                /** @description Of the body. */
+                bytes: number;
+                ttl: components["schemas"]["TtlSeconds"];
+                /** @description Its collapse key; null when it has none. */
+                topic: components["schemas"]["Topic"] | null;
+                /** @description When it is due; null at once. */
+                dueAt: components["schemas"]["Timestamp"] | null;
+                /** @description From then on it would not be delivered any more. */
+                expiresAt: components["schemas"]["Timestamp"];
+                durability: components["schemas"]["Durability"];
+            };
+            /** @description What may wait for one connection, or for a user that is not there. */
+            limits: {
+                /** @description `LOG_MAX_MESSAGES`. */
+                messages: number;
+                /** @description `LOG_MAX_BYTES`. */
+                bytes: number;
+            };
+        };
+        /** @description A connection that would get the message. */
+        ExplainedRecipient: {
+            connection: components["schemas"]["ConnectionId"];
+            state: components["schemas"]["ConnectionState"];
+            /** @description The instance that holds its socket; null when none does. */
+            instance: string | null;
+            /** @description How its client speaks; null while none has connected. */
+            protocol: components["schemas"]["Protocol"] | null;
+            /** @description Messages that wait there or are not acknowledged yet. */
+            pending: number;
+            /** @description What they count for. */
+            pendingBytes: number;
+            /** @description What would refuse it there; null when nothing does. */
+            problem: components["schemas"]["Problem"] | null;
+        };
+        /** @description A message that waits for its client or is not acknowledged yet. */
+        PendingMessage: {
+            id: components["schemas"]["MessageId"];
+            seq: components["schemas"]["Seq"];
+            /**
+             * @description `queued`, `sent`, or `expired` when it will not be sent any more but was not taken out yet.
+             * @enum {string}
+             */
+            status: "queued" | "sent" | "expired";
+            /** @description As posted; `text/plain` for curl's default type. */
+            contentType: string;
+            /** @description Whether it becomes a binary frame. */
+            binary: boolean;
+            /** @description Of the body. */
+            bytes: number;
+            /** @description Its collapse key; null when it has none. */
+            topic: components["schemas"]["Topic"] | null;
+            /** @description When it got its place. */
+            acceptedAt: components["schemas"]["Timestamp"];
+            /** @description From then on it is not delivered any more. */
+            expiresAt: components["schemas"]["Timestamp"];
+            /** @description The beginning of a text body, as much as `preview` asked for; null without it and for binary ones. */
+            preview: string | null;
+        };
+        /** @description Part of what is pending, oldest first. */
+        PendingPage: {
+            /** @description Messages. */
+            items: components["schemas"]["PendingMessage"][];
+            /** @description The `cursor` of the next page; null after the last one. */
+            next: string | null;
+        };
+        /** @description Where a user is connected now. */
+        Presence: {
+            userId: components["schemas"]["UserId"];
+            /** @description Whether at least one connection is open. */
+            online: boolean;
+            /** @description Connections with a client. */
+            open: number;
+            /** @description Connections whose client may come back. */
+            away: number;
+            /** @description Connections that no client has used yet. */
+            prepared: number;
+            /** @description All of them, a thousand at most. */
+            connections: components["schemas"]["Connection"][];
+        };
+        /** @description The connections that were ended. */
+        SignedOut: {
+            userId: components["schemas"]["UserId"];
+            /** @description Their IDs. */
+            ended: components["schemas"]["ConnectionId"][];
+        };
+        /**
+         * @description One message of a batch: where it goes, what it is (at most one of `data`, `dataBase64`, `json`; none is an empty
+         *     body) and the options of a single push.
+         */
+        BatchItem: {
+            to: components["schemas"]["Target"];
+            /** @description The body as text. */
+            data?: string;
+            /** @description The body's bytes as base64. */
+            dataBase64?: string;
+            /** @description The body as JSON of any shape, written without spaces. To keep your own bytes send them as `data`. */
+            json?: unknown;
+            /**
+             * @description Type of the body, which decides its frame. Default `text/plain` for `data`, `application/octet-stream` for
+             *     `dataBase64`, `application/json` for `json`.
+             */
+            contentType?: string;
+            ttl?: components["schemas"]["TtlSeconds"];
+            topic?: components["schemas"]["Topic"];
+            delay?: components["schemas"]["DelaySeconds"];
+            at?: components["schemas"]["DueAt"];
+            durability?: components["schemas"]["Durability"];
+            idempotencyKey?: components["schemas"]["IdempotencyKey"];
+        };
+        /** @description Messages, each checked by itself. */
+        BatchItems: components["schemas"]["BatchItem"][];
+        /** @description What became of one item. */
+        BatchResult: {
+            /** @description Which item, from 0. */
+            index: number;
+            /** @description The HTTP status its single push would have had. */
+            status: number;
+            /** @description True when this is the first answer to its idempotency key again. */
+            replayed?: boolean;
+            /** @description The 202 of the item. */
+            accepted?: components["schemas"]["Accepted"];
+            /** @description With `explain=1`, what the item would do. */
+            explanation?: components["schemas"]["Explanation"];
+            /** @description Why it was refused; `errors` points into the batch, `/body/<index>/…`. */
+            problem?: components["schemas"]["Problem"];
+            /** @description True in a last result that stands for this item and all after it, none of which was taken. */
+            rest?: boolean;
+        } & (unknown | unknown | unknown);
+        /** @description One result per item, in order. */
+        BatchResults: components["schemas"]["BatchResult"][];
         /** @description One status and when it began. */
         TimelineEntry: {
             status: components["schemas"]["Status"];
@@ -991,6 +1287,8 @@ export interface components {
     parameters: {
         /** @description The connection. Anything that is no connection ID is answered as an unknown one. */
         ConnectionIdPath: string;
+        /** @description The user, percent-encoded. */
+        UserIdPath: components["schemas"]["UserId"];
         /** @description The message. Anything that is no message ID is answered as an unknown one. */
         MessageIdPath: string;
         /** @description Header form of `ttl` (RFC 8030 section 5.2). */
@@ -1024,6 +1322,11 @@ export interface components {
         PreferHeader: string;
         /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
         WaitQuery: number;
+        /**
+         * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
+         *     refuse it. Nothing is sent or stored.
+         */
+        ExplainQuery: 0 | 1;
         /** @description Header form of `durability`. */
         DurabilityHeader: components["schemas"]["Durability"];
         /**
@@ -1074,6 +1377,17 @@ export type Ack = components['schemas']['Ack'];
 export type Target = components['schemas']['Target'];
 export type Accepted = components['schemas']['Accepted'];
 export type Receipt = components['schemas']['Receipt'];
+export type Delivery = components['schemas']['Delivery'];
+export type Explanation = components['schemas']['Explanation'];
+export type ExplainedRecipient = components['schemas']['ExplainedRecipient'];
+export type PendingMessage = components['schemas']['PendingMessage'];
+export type PendingPage = components['schemas']['PendingPage'];
+export type Presence = components['schemas']['Presence'];
+export type SignedOut = components['schemas']['SignedOut'];
+export type BatchItem = components['schemas']['BatchItem'];
+export type BatchItems = components['schemas']['BatchItems'];
+export type BatchResult = components['schemas']['BatchResult'];
+export type BatchResults = components['schemas']['BatchResults'];
 export type TimelineEntry = components['schemas']['TimelineEntry'];
 export type ConnectionState = components['schemas']['ConnectionState'];
 export type Protocol = components['schemas']['Protocol'];
@@ -1124,6 +1438,7 @@ export type ResponseTooMany = components['responses']['TooMany'];
 export type ResponseUnavailable = components['responses']['Unavailable'];
 export type ResponseProblem = components['responses']['Problem'];
 export type ParameterConnectionIdPath = components['parameters']['ConnectionIdPath'];
+export type ParameterUserIdPath = components['parameters']['UserIdPath'];
 export type ParameterMessageIdPath = components['parameters']['MessageIdPath'];
 export type ParameterTtlHeader = components['parameters']['TtlHeader'];
 export type ParameterTtlQuery = components['parameters']['TtlQuery'];
@@ -1137,6 +1452,7 @@ export type ParameterIdempotencyKeyHeader = components['parameters']['Idempotenc
 export type ParameterIdempotencyKeyQuery = components['parameters']['IdempotencyKeyQuery'];
 export type ParameterPreferHeader = components['parameters']['PreferHeader'];
 export type ParameterWaitQuery = components['parameters']['WaitQuery'];
+export type ParameterExplainQuery = components['parameters']['ExplainQuery'];
 export type ParameterDurabilityHeader = components['parameters']['DurabilityHeader'];
 export type ParameterDurabilityQuery = components['parameters']['DurabilityQuery'];
 export type HeaderMessageLocation = components['headers']['MessageLocation'];
@@ -1327,6 +1643,44 @@ export interface operations {
             };
         };
     };
+    listPending: {
+        parameters: {
+            query?: {
+                /** @description Most messages in one answer. */
+                limit?: number;
+                /** @description The `next` of the page before; absent for the first page. */
+                cursor?: string;
+                /** @description Bytes of each text body to show. */
+                preview?: number;
+            };
+            header?: never;
+            path: {
+                /** @description The connection. Anything that is no connection ID is answered as an unknown one. */
+                connectionId: components["parameters"]["ConnectionIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One page. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PendingPage"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["Gone"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
     pushToConnection: {
         parameters: {
             query?: {
@@ -1352,6 +1706,11 @@ export interface operations {
                  *     arrive, and a retry with the same idempotency key waits again.
                  */
                 durability?: components["parameters"]["DurabilityQuery"];
+                /**
+                 * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
+                 *     refuse it. Nothing is sent or stored.
+                 */
+                explain?: components["parameters"]["ExplainQuery"];
             };
             header?: {
                 /** @description Header form of `ttl` (RFC 8030 section 5.2). */
@@ -1385,7 +1744,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description With `wait` only, the message reached its final state in time. */
+            /** @description With `wait`, the message reached its final state in time; with `explain=1`, what the push would do. */
             200: {
                 headers: {
                     Location: components["headers"]["MessageLocation"];
@@ -1394,7 +1753,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Receipt"];
+                    "application/json": components["schemas"]["Receipt"] | components["schemas"]["Explanation"];
                     "text/plain": components["schemas"]["PlainText"];
                 };
             };
@@ -1422,6 +1781,210 @@ export interface operations {
             422: components["responses"]["IdempotencyMismatch"];
             429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    readPresence: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connections. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Presence"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    signOutUser: {
+        parameters: {
+            query?: {
+                /** @description The close code the client sees. 1000, 1008, 1011 to 1013, or 4000 to 4999. */
+                code?: number | (1000 | 1008 | 1011 | 1012 | 1013);
+                /** @description The close reason the client sees, at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
+                reason?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They have ended; none when there was none. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignedOut"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    pushToUser: {
+        parameters: {
+            query?: {
+                /** @description Seconds the message may wait for its client. Default 3600 (`TTL_DEFAULT_SECONDS`). */
+                ttl?: components["parameters"]["TtlQuery"];
+                /** @description Collapse key; the newest pending message of a topic replaces the one before. */
+                topic?: components["parameters"]["TopicQuery"];
+                /** @description Seconds until the message is due. Not together with `at`. */
+                delay?: components["parameters"]["DelayQuery"];
+                /** @description When the message is due. Not together with `delay`. */
+                at?: components["parameters"]["AtQuery"];
+                /**
+                 * @description Makes a retry safe: within 24 h the same key with the same request (method, path, options, content type, body;
+                 *     `wait` does not count) gets the first answer again, with `Idempotency-Replayed: true`. Another request with
+                 *     the key is refused with 422, the same one while the first still runs with 409. Scope: API key and target.
+                 */
+                idempotencyKey?: components["parameters"]["IdempotencyKeyQuery"];
+                /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
+                wait?: components["parameters"]["WaitQuery"];
+                /**
+                 * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
+                 *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
+                 *     arrive, and a retry with the same idempotency key waits again.
+                 */
+                durability?: components["parameters"]["DurabilityQuery"];
+                /**
+                 * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
+                 *     refuse it. Nothing is sent or stored.
+                 */
+                explain?: components["parameters"]["ExplainQuery"];
+            };
+            header?: {
+                /** @description Header form of `ttl` (RFC 8030 section 5.2). */
+                TTL?: components["parameters"]["TtlHeader"];
+                /** @description Header form of `topic` (RFC 8030 section 5.4). */
+                Topic?: components["parameters"]["TopicHeader"];
+                /** @description Header form of `delay`. */
+                Delay?: components["parameters"]["DelayHeader"];
+                /** @description Header form of `at`. */
+                At?: components["parameters"]["AtHeader"];
+                /** @description Header form of `idempotencyKey`. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKeyHeader"];
+                /**
+                 * @description `wait=n` (RFC 7240 section 4.3) as header form of `wait`; more than 60 is taken as 60. Other preferences and
+                 *     values that are no number are ignored, as the RFC asks; `Preference-Applied` tells what was done.
+                 */
+                Prefer?: components["parameters"]["PreferHeader"];
+                /** @description Header form of `durability`. */
+                Durability?: components["parameters"]["DurabilityHeader"];
+            };
+            path: {
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        /** @description The message, any type. */
+        requestBody?: {
+            content: {
+                "*/*": components["schemas"]["MessageBody"];
+            };
+        };
+        responses: {
+            /** @description With `wait`, the message reached its final state in time; with `explain=1`, what the push would do. */
+            200: {
+                headers: {
+                    Location: components["headers"]["MessageLocation"];
+                    "Preference-Applied": components["headers"]["PreferenceApplied"];
+                    "Idempotency-Replayed": components["headers"]["IdempotencyReplayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Receipt"] | components["schemas"]["Explanation"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            /** @description Accepted. From here on the receipt tells what becomes of it. */
+            202: {
+                headers: {
+                    Location: components["headers"]["MessageLocation"];
+                    "Preference-Applied": components["headers"]["PreferenceApplied"];
+                    "Idempotency-Replayed": components["headers"]["IdempotencyReplayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["IdempotencyMismatch"];
+            429: components["responses"]["TooMany"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    pushBatch: {
+        parameters: {
+            query?: {
+                /**
+                 * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
+                 *     refuse it. Nothing is sent or stored.
+                 */
+                explain?: components["parameters"]["ExplainQuery"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The items. */
+        requestBody: {
+            content: {
+                "application/x-ndjson": components["schemas"]["PlainText"];
+                "application/json": components["schemas"]["BatchItems"];
+            };
+        };
+        responses: {
+            /** @description One result per item, in order. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-ndjson": components["schemas"]["PlainText"];
+                    "application/json": components["schemas"]["BatchResults"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
             default: components["responses"]["Problem"];
         };
     };

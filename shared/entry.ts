@@ -4,6 +4,9 @@
  */
 import { messageId, scheduledMessageId } from "./ids.js";
 
+/** Longest place of a scheduled message, characters (ids.ts). */
+const placeMax = 12;
+
 /** One message of the log. */
 export interface Entry {
   seq: number;
@@ -43,7 +46,10 @@ export function parseEntry(
     id:
       scheduled === "-"
         ? messageId(connectionId, seq)
-        : scheduledMessageId(connectionId, scheduled),
+        : // The place of a scheduled message is short, the whole ID of a user's is not.
+          scheduled.length > placeMax
+          ? `m_${scheduled}`
+          : scheduledMessageId(connectionId, scheduled),
     expiresAtMs: Number(exp),
     total: Number(total),
     binary: binary === "1",

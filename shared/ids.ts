@@ -1,13 +1,14 @@
 /**
  * Identifiers. A connection ID is `c_` and 22 base62 characters (131 bits, unguessable). A message ID is `m_`,
- * a letter for its kind, the 22 characters of its connection, and its place there: routing without a lookup.
+ * a letter for its kind, the 22 characters of its connection (or of its user's digest), and its place there: routing
+ * without a lookup.
  */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 
 const alphabet =
   "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const connectionPattern = /^c_[0-9A-Za-z]{22}$/;
-const messagePattern = /^m_([CS])([0-9A-Za-z]{22})([0-9A-Za-z]{9,12})$/;
+const messagePattern = /^m_([CSU])([0-9A-Za-z]{22})([0-9A-Za-z]{9,12})$/;
 
 /** `length` random base62 characters; bytes of 248 and more are thrown away so that none is likelier. */
 export function randomBase62(length: number): string {
@@ -40,10 +41,11 @@ function fromBase62(text: string): number {
   return out;
 }
 
-/** Where a message is: by its seq, or by its own ID while it waits for its time. */
-export type MessageRoute = { connectionId: string } & (
-  { kind: "sequence"; seq: number } | { kind: "scheduled"; scheduledId: string }
-);
+/** Where a message is: by its seq, by its own ID while it waits for its time, or with its user. */
+export type MessageRoute =
+  | { connectionId: string; kind: "sequence"; seq: number }
+  | { connectionId: string; kind: "scheduled"; scheduledId: string }
+  | { kind: "user"; userTag: string; place: string };
 
 /** The ID of the message that has `seq` in a connection's log. */
 export const messageId = (connectionId: string, seq: number): string =>
@@ -55,6 +57,27 @@ export const scheduledMessageId = (
   scheduledId: string,
 ): string => `m_S${connectionId.slice(2)}${scheduledId}`;
 
+/**
+ * A user as part of keys and message IDs: 128 bits of SHA-256 as 22 base62 characters. User IDs may be any text; this
+ * never breaks a hash tag, has one length, and shows nobody who it is.
+ */
+export function userTag(userId: string): string {
+  const digest = createHash("sha256").update(userId).digest("hex");
+  let rest = BigInt(`0x${digest.slice(0, 32)}`);
+  let out = "";
+  for (; rest > 0n; rest /= 62n)
+    out = (alphabet[Number(rest % 62n)] ?? "") + out;
+  return `u:${out.padStart(22, "0")}`;
+}
+
+/** How a message of a user is called in logs of connections: its ID without `m_`. */
+export const userMessageLabel = (tag: string, place: string): string =>
+  `U${tag.slice(2)}${place}`;
+
+/** The ID of a message to a user. */
+export const userMessageId = (tag: string, place: string): string =>
+  `m_${userMessageLabel(tag, place)}`;
+
 export const newScheduledId = (): string => randomBase62(11);
 
 /** Reads a message ID; undefined when it cannot be one of ours. */
@@ -62,6 +85,7 @@ export function parseMessageId(id: string): MessageRoute | undefined {
   const match = messagePattern.exec(id);
   if (!match) return undefined;
   const [, kind, connection = "", place = ""] = match;
+  if (kind === "U") return { kind: "user", userTag: `u:${connection}`, place };
   const connectionId = `c_${connection}`;
   if (kind === "S")
     return { connectionId, kind: "scheduled", scheduledId: place };

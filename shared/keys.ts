@@ -37,6 +37,16 @@ export const keys = {
   /** String, gone within a second: what a WAIT waits for (replication.ts). `bridge:{c_…}:witness` */
   witness: (tag: string) => own(tag, "witness"),
 
+  // Of users, in the slot of `{u:<digest of the user ID>}`; `tag` is what `userTag` gives.
+  /** Sorted set: a user's connections by arrival (µs). Stale ones may be in it and are checked on read. `bridge:{u:…}:connections` */
+  userConnections: (tag: string) => own(tag, "connections"),
+  /** Hash: a message to the user and what became of it; goes when its receipt does. `bridge:{u:…}:message:<place>` */
+  userMessage: (tag: string, place: string) => own(tag, `message:${place}`),
+  /** Stream: messages that wait for the user's first connection. `bridge:{u:…}:parked` */
+  userParked: (tag: string) => own(tag, "parked"),
+  /** Hash: which connection is to get which of those. `bridge:{u:…}:claims` */
+  userClaims: (tag: string) => own(tag, "claims"),
+
   /** Sorted set of all connections, all with score 0, for listing in order of ID. */
   connections: "bridge:connections",
   /** Sorted set of all connections by the time (ms) at which somebody should look at them again. */

@@ -60,6 +60,9 @@ export const bellBytesMax = 4_096;
 /** A job that was just added needs no second one for this long, milliseconds, even if it is lost (rule 8). */
 const queuedFlagMs = 2_000;
 
+/** After so many of a user's messages those identities go that no repetition needs any more. */
+const identitiesPerTidy = 256;
+
 /** What a message counts for besides its body, bytes; so a log of empty messages is bounded by bytes, too. */
 export const messageOverheadBytes = 64;
 
@@ -140,6 +143,8 @@ const deduplicate = `
  * KEYS conn log index, full: fates topics scheduled idempotency
  * ARGV 1 producer 2 counter 3 body 4 'binary contentType' 5 ttlMs
  *      6 bytes below which no limit is reached 7 'maxMessages maxBytes' 8 resumeMs, full: 9 topic|- 10 scheduledId|- 11 fingerprint 12 idempotencyMs 13 busyMs
+ *      14 ID in the header|- 15 expiresAt of a message to a user|0 16 '1': only to one that is open
+ * A message to a user with an ID in 10 as well is appended once, however often this runs; {'done', seq} from then on.
  * Times stay text wherever they can: turning numbers into text and back was a third of this script. Text of the same
  * length (or '0') compares as its numbers do.
  * Returns 'accepted seq expiresAt online epoch status' (epoch: when a job is needed, else 0) or {refusal, …}.
@@ -157,16 +162,28 @@ local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag',
 if c[1] ~= 'open' or now > c[2] then
   local no = refuse(c[1], c[2], ARGV[8])
   if no then return no end
+${fullOnly("  if ARGV[16] == '1' then return {'not_open'} end")}
 end
 
 local mark, waiting
+${fullOnly("local to_user = ARGV[15] ~= '0'")}
 ${full ? "if ARGV[10] == '-' then" : "do"}
 ${deduplicate}
 end
 ${fullOnly(`
 if ARGV[10] ~= '-' then
   waiting = redis.call('HGET', KEYS[6], ARGV[10])
-  if not waiting or string.sub(waiting, 1, 1) ~= 'w' then return {'done'} end
+  if not waiting and to_user then waiting = 'w:0:' .. ARGV[15] .. ':' .. now .. ':0' end
+  if not waiting or string.sub(waiting, 1, 1) ~= 'w' then return {'done', waiting and string.match(waiting, '^s:(%d+)') or ''} end
+  if to_user and redis.call('HLEN', KEYS[6]) % ${identitiesPerTidy} == ${identitiesPerTidy - 1} then
+    local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
+    local kept = oldest and tonumber(string.match(oldest[1], '^%d+')) or 0
+    local all = redis.call('HGETALL', KEYS[6])
+    for i = 1, #all, 2 do
+      local at = string.match(all[i + 1], '^s:(%d+)')
+      if at and tonumber(at) < kept then redis.call('HDEL', KEYS[6], all[i]) end
+    end
+  end
 end
 local again = replay(KEYS[7], ARGV[11])
 if again then return again end`)}
@@ -186,13 +203,13 @@ local last = c[3] or '0'
 local id
 if clock > last then id = clock else id = text(tonumber(last) + 1) end
 local exp
-${full ? "if waiting then exp = string.match(waiting, '^w:%d+:(%d+)') else exp = string.format('%d', ms + ARGV[5]) end" : "exp = string.format('%d', ms + ARGV[5])"}
+${full ? "if waiting then exp = string.match(waiting, '^w:%d+:(%d+)') elseif to_user then exp = ARGV[15] else exp = string.format('%d', ms + ARGV[5]) end" : "exp = string.format('%d', ms + ARGV[5])"}
 local epoch = c[4] or '0'
 local total = string.format('%d', size)
 ${
   full
     ? `local now_only = ARGV[5] == '0'
-local header = exp .. ' ' .. total .. ' ' .. ARGV[10] .. ' ' .. (now_only and epoch or '-') .. ' ' .. ARGV[9] .. ' ' .. ARGV[4]`
+local header = exp .. ' ' .. total .. ' ' .. ARGV[14] .. ' ' .. (now_only and epoch or '-') .. ' ' .. ARGV[9] .. ' ' .. ARGV[4]`
     : "local header = exp .. ' ' .. total .. ' - - - ' .. ARGV[4]"
 }
 
@@ -225,12 +242,14 @@ ${fullOnly(`if now_only and online == '0' then
 elseif now_only then
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
 end`)}
-redis.call('XADD', KEYS[3], id .. '-0', 'f', ${full ? "(waiting and ARGV[10] or (ARGV[1] .. ':' .. ARGV[2]))" : "ARGV[1] .. ':' .. ARGV[2]"} .. ' ' .. exp .. ' ' .. online)
+redis.call('XADD', KEYS[3], id .. '-0', 'f', ${full ? "(waiting and not to_user and ARGV[10] or (ARGV[1] .. ':' .. ARGV[2]))" : "ARGV[1] .. ':' .. ARGV[2]"} .. ' ' .. exp .. ' ' .. online)
 if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', total, 'readTo', id${full ? ")" : ", field, mark)"}
 else redis.call('HSET', KEYS[1], 'seq', id, 'total', total${full ? ")" : ", field, mark)"} end
 ${fullOnly(`if mark then redis.call('HSET', KEYS[1], field, mark) end
 if waiting then
   redis.call('HSET', KEYS[6], ARGV[10], 's:' .. id .. ':' .. waiting)
+  local rest = to_user and redis.call('PTTL', KEYS[1]) or 0
+  if rest > 0 then redis.call('PEXPIRE', KEYS[6], rest) end
   news('q')
 end`)}
 if size == bytes + ${messageOverheadBytes} then
@@ -589,6 +608,44 @@ for _ = 1, 50 do
 end
 return {'facts', text(ms), seq, exp, online, c[2] or '0', c[3] or '0', c[1], c[4] or '', c[5] or '',
   c[6] or '0', (c[1] == 'open' and ms < tonumber(c[7] or 0)) and 1 or 0, fate, sentAt, ackedAt, kind, record, c[8] or '0'}
+`,
+};
+
+/**
+ * A page of the log for people, bodies cut. KEYS conn log; ARGV after rows bytes
+ * Returns {nowMs, sent, more, id, header, bytes, beginning, …}.
+ */
+export const pendingScript: Script = {
+  name: "bridgePending",
+  keys: 2,
+  lua: `${prelude}
+local rows = tonumber(ARGV[2])
+local page = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', rows + 1)
+local out = {text(ms), redis.call('HGET', KEYS[1], 'sent') or '0', #page > rows and '1' or '0'}
+for i = 1, math.min(rows, #page) do
+  local row = page[i]
+  out[#out + 1] = string.match(row[1], '^%d+')
+  out[#out + 1] = row[2][2]
+  out[#out + 1] = text(#row[2][4])
+  out[#out + 1] = string.sub(row[2][4], 1, tonumber(ARGV[3]))
+end
+return out
+`,
+};
+
+/**
+ * How full a log is, and what is known of an idempotency key. KEYS conn log idempotency
+ * Returns {messages, bytes, stored|'', oldest may make room (1|0)}.
+ */
+export const roomScript: Script = {
+  name: "bridgeRoom",
+  keys: 3,
+  lua: `${prelude}
+local c = redis.call('HMGET', KEYS[1], 'total', 'trimmed', 'readTo')
+local row = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+local room = 0
+if row and tonumber(string.match(row[2][2], '^%d+')) <= ms and tonumber(string.match(row[1], '^%d+')) > tonumber(c[3] or 0) then room = 1 end
+return {redis.call('XLEN', KEYS[2]), (c[1] or 0) - (c[2] or 0), redis.call('GET', KEYS[3]) or '', room}
 `,
 };
 

@@ -12,12 +12,14 @@ import {
   dropDueScript,
   makeRoomScript,
   messageOverheadBytes,
+  pendingScript,
   pruneScript,
   readScript,
   recallScheduledScript,
   recallScript,
   receiptScript,
   reportScript,
+  roomScript,
   scheduleScript,
   settleScript,
   unscheduleScript,
@@ -38,6 +40,8 @@ export const logScripts: readonly Script[] = [
   recallScheduledScript,
   receiptScript,
   settleScript,
+  pendingScript,
+  roomScript,
 ];
 
 /** A run's flag lives this long unless renewed. */
@@ -51,6 +55,8 @@ const producerConnectionsMax = 50_000;
 /** A message as it is pushed. */
 export interface Append {
   connectionId: string;
+  /** A scheduled message to a user, which has no connection yet: `connectionId` is "". */
+  userId?: string;
   body: Buffer;
   contentType: string;
   binary: boolean;
@@ -59,6 +65,8 @@ export interface Append {
   idempotency?: Idempotency;
   /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
   durability?: "replica";
+  /** True when a later message of the same sender went out meanwhile: a refused one is not tried again then. */
+  overtaken?: () => boolean;
 }
 
 export interface Idempotency {
@@ -143,6 +151,14 @@ export type RecallOutcome =
   | "fenced"
   | { ask: number };
 
+const logFull = (what: string, limit: number, actual: number): BridgeError =>
+  new BridgeError("log_full", {
+    detail: `too many ${what} wait for this connection`,
+    limit,
+    actual,
+    retryAfterSeconds: 1,
+  });
+
 /** Turns a script's refusal into the error of the contract. */
 function refuse(connectionId: string, reply: readonly unknown[]): never {
   const [word, first, second, third] = reply.map(String);
@@ -163,12 +179,7 @@ function refuse(connectionId: string, reply: readonly unknown[]): never {
     case "unknown":
       throw new BridgeError("outcome_unknown", { retryAfterSeconds: 1 });
     case "full":
-      throw new BridgeError("log_full", {
-        detail: `too many ${first} wait for this connection`,
-        limit: Number(second),
-        actual: Number(third),
-        retryAfterSeconds: 1,
-      });
+      throw logFull(first ?? "", Number(second), Number(third));
     default:
       throw new Error(`unexpected reply of a log script: ${word}`);
   }
@@ -242,6 +253,73 @@ export class Log {
   }
 
   async #append(push: Append, scheduledId: string): Promise<Appended> {
+    const { connectionId: id } = push;
+    const reply = await this.#send(push, scheduledId);
+    if (reply[0] === "full" && scheduledId !== "-") {
+      await this.#redis.run(
+        dropDueScript,
+        [keys.connection(id), keys.scheduled(id)],
+        [scheduledId],
+      );
+      await this.#lapse(id);
+    }
+    if (reply[0] === "done")
+      return {
+        messageId: scheduledMessageId(id, scheduledId),
+        place: { scheduledId },
+        expiresAtMs: 0,
+        online: false,
+        status: "queued",
+        jobEpoch: 0,
+      };
+    return this.#accepted(id, reply, scheduledId);
+  }
+
+  /**
+   * Accepts a user's message for one of its connections, which must be open unless \`once\`; undefined when it is not. With
+   * \`once\` it may be repeated: the first append counts. Throws as append.
+   */
+  async appendForUser(
+    push: Append,
+    user: { label: string; expiresAtMs: number; onlyOpen: boolean },
+    once: boolean,
+  ): Promise<Appended | undefined> {
+    const { connectionId: id } = push;
+    const reply = await this.#send(push, once ? user.label : "-", user);
+    if (reply[0] === "not_open") return undefined;
+    if (reply[0] === "done") {
+      const seq = Number(reply[1]);
+      return {
+        messageId: messageId(id, seq),
+        place: { seq },
+        expiresAtMs: user.expiresAtMs,
+        online: false,
+        status: "queued",
+        jobEpoch: 0,
+      };
+    }
+    return this.#accepted(id, reply, "-");
+  }
+
+  /** The seq under which a connection, if only an ended one, has a user's message that was appended once. */
+  async appendedForUser(
+    connectionId: string,
+    label: string,
+  ): Promise<number | undefined> {
+    const known = (await this.#redis.command(
+      "HGET",
+      keys.scheduled(connectionId),
+      label,
+    )) as string | null;
+    const seq = /^s:(\d+)/.exec(known ?? "")?.[1];
+    return seq === undefined ? undefined : Number(seq);
+  }
+
+  async #send(
+    push: Append,
+    scheduledId: string,
+    user?: { label: string; expiresAtMs: number; onlyOpen: boolean },
+  ): Promise<string | unknown[]> {
     const { connectionId: id, idempotency, topic } = push;
     const due = scheduledId !== "-";
     const common: Argument[] = [
@@ -257,6 +335,7 @@ export class Log {
     ];
     const plain =
       !due &&
+      user === undefined &&
       idempotency === undefined &&
       topic === undefined &&
       push.ttlSeconds > 0;
@@ -287,32 +366,22 @@ export class Log {
               idempotency?.fingerprint ?? "",
               this.#options.idempotencyMs,
               idempotency?.busyMs ?? 0,
+              user?.label ?? scheduledId,
+              user?.expiresAtMs ?? 0,
+              user?.onlyOpen ? 1 : 0,
             ],
           )) as Promise<string | unknown[]>;
     let reply = await this.#onceLapsed(id, send);
-    if (reply[0] === "full" && (await this.#makeRoom(id))) {
+    if (
+      reply[0] === "full" &&
+      (await this.#makeRoom(id)) &&
+      !push.overtaken?.()
+    ) {
       // Refused before is not executed: this is another attempt with a count of its own.
       if (!due) common[1] = this.#count(id);
       reply = await this.#onceLapsed(id, send);
     }
-    if (reply[0] === "full" && due) {
-      await this.#redis.run(
-        dropDueScript,
-        [keys.connection(id), keys.scheduled(id)],
-        [scheduledId],
-      );
-      await this.#lapse(id);
-    }
-    if (reply[0] === "done")
-      return {
-        messageId: scheduledMessageId(id, scheduledId),
-        place: { scheduledId },
-        expiresAtMs: 0,
-        online: false,
-        status: "queued",
-        jobEpoch: 0,
-      };
-    return this.#accepted(id, reply, scheduledId);
+    return reply;
   }
 
   /** Messages whose time is over make room; false when there was none to go. */
@@ -570,6 +639,86 @@ export class Log {
     if (word === "recalled" || word === "not_found") return word;
     // `s:seq:` and what it was while it waited.
     return word.startsWith("s:") ? Number(word.split(":")[1]) : "final";
+  }
+
+  /** A page of what waits or is not acked yet, oldest first; of each body at most `previewBytes`. */
+  async pending(
+    connectionId: string,
+    query: { limit: number; after: number; previewBytes: number },
+  ): Promise<{
+    nowMs: number;
+    sent: number;
+    more: boolean;
+    rows: { entry: Entry; topic: string | undefined; bytes: number }[];
+  }> {
+    const [now, sent, more, ...cells] = (await this.#redis.runBuffer(
+      pendingScript,
+      [keys.connection(connectionId), keys.log(connectionId)],
+      [query.after, query.limit, query.previewBytes],
+    )) as Buffer[];
+    const rows = [];
+    for (let i = 0; i + 3 < cells.length; i += 4) {
+      const header = (cells[i + 1] as Buffer).toString("latin1");
+      const topic = header.split(" ", 5)[4];
+      rows.push({
+        entry: parseEntry(
+          connectionId,
+          Number(String(cells[i])),
+          header,
+          cells[i + 3] as Buffer,
+        ),
+        topic: topic === "-" ? undefined : topic,
+        bytes: Number(String(cells[i + 2])),
+      });
+    }
+    return {
+      nowMs: Number(String(now)),
+      sent: Number(String(sent)),
+      more: String(more) === "1",
+      rows,
+    };
+  }
+
+  /** How full a connection's log is for a message of `bytes`, and what is stored under an idempotency key ("" nothing). */
+  async room(
+    connectionId: string,
+    bytes: number,
+    idempotencyKey: string | undefined,
+  ): Promise<{
+    messages: number;
+    bytes: number;
+    full: BridgeError | undefined;
+    stored: string;
+  }> {
+    const [count, held, stored, mayMakeRoom] = (
+      (await this.#redis.run(
+        roomScript,
+        [
+          keys.connection(connectionId),
+          keys.log(connectionId),
+          keys.idempotency(connectionId, idempotencyKey ?? ""),
+        ],
+        [],
+      )) as unknown[]
+    ).map(String);
+    const { maxMessages, maxBytes } = this.#options;
+    const messages = Number(count);
+    const after = Number(held) + bytes + messageOverheadBytes;
+    const what =
+      messages >= maxMessages
+        ? (["messages", maxMessages, messages] as const)
+        : messages > 0 && after > maxBytes
+          ? (["bytes", maxBytes, after] as const)
+          : undefined;
+    return {
+      messages,
+      bytes: Number(held),
+      full:
+        what === undefined || mayMakeRoom === "1"
+          ? undefined
+          : logFull(what[0], what[1], what[2]),
+      stored: stored ?? "",
+    };
   }
 
   /** What a receipt is made of; undefined when there is no such message any more. */

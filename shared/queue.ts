@@ -62,6 +62,7 @@ export interface DeliveryWorker {
 
 interface ScheduledJob {
   connectionId: string;
+  userId?: string;
   scheduledId: string;
   body: string;
   contentType: string;
@@ -229,6 +230,7 @@ export class DeliveryQueues {
       contentType: push.contentType,
       binary: push.binary,
       ttlSeconds: push.ttlSeconds,
+      ...(push.userId === undefined ? {} : { userId: push.userId }),
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
     };

@@ -5,10 +5,16 @@
  */
 import type { Receipt, Reason, Status, TimelineEntry } from "./api.js";
 import { BridgeError } from "./errors.js";
-import { parseMessageId, type MessageRoute } from "./ids.js";
+import {
+  messageId,
+  parseMessageId,
+  userTag,
+  type MessageRoute,
+} from "./ids.js";
 import { channels } from "./keys.js";
 import type { Fact, Log } from "./log.js";
 import type { RedisLink } from "./redis.js";
+import type { UserRecord, Users } from "./users.js";
 
 const finalStatuses: ReadonlySet<Status> = new Set<Status>([
   "delivered",
@@ -64,6 +70,41 @@ function settle(facts: Extract<Fact, { kind: "facts" }>): State {
     : { status: "queued", atMs: acceptedMs };
 }
 
+/** What a message to a user is now; undefined when nothing is known of its deliveries any more. */
+function settleUser(
+  record: UserRecord,
+  each: readonly Receipt[],
+): State | undefined {
+  const { state, atMs, nowMs, expiresMs, acceptedMs, dueMs } = record;
+  if (record.deliveredMs !== undefined)
+    return { status: "delivered", atMs: record.deliveredMs };
+  if (state === "given") {
+    const states = each.map(({ status, timeline, reason }) => ({
+      status,
+      atMs: Date.parse(timeline.at(-1)?.at ?? ""),
+      ...(reason === null ? {} : { reason }),
+    }));
+    const one = (wanted: Status) =>
+      states.find(({ status }) => status === wanted);
+    return (
+      one("delivered") ??
+      one("sent") ??
+      one("queued") ??
+      states.sort((a, b) => b.atMs - a.atMs)[0]
+    );
+  }
+  if (state === "recalled" || state === "replaced")
+    return { status: state, atMs };
+  if (state === "undeliverable")
+    return { status: state, atMs, reason: record.reason };
+  if (state === "waiting" && nowMs < Math.max(dueMs, expiresMs))
+    return { status: "scheduled", atMs: acceptedMs };
+  if (expiresMs <= nowMs && expiresMs > Math.max(acceptedMs, dueMs))
+    return { status: "expired", atMs: expiresMs };
+  if (state === "waiting") return { status: "scheduled", atMs: acceptedMs };
+  return { status: "queued", atMs: dueMs > 0 ? atMs : acceptedMs };
+}
+
 /** `w:dueMs:expiresMs:acceptedMs:online`, as log-scripts.ts stores it; `:replica` after it is replication.ts's. */
 function parseWaiting(record: string) {
   const at = record.indexOf("w:");
@@ -83,20 +124,26 @@ function parseWaiting(record: string) {
 /** Reads and follows receipts. */
 export class Receipts {
   readonly #log: Log;
+  readonly #users: Users;
   readonly #redis: RedisLink;
   readonly #receiptMs: number;
   readonly #listeners = new Map<string, Set<(news: string) => void>>();
 
-  constructor(redis: RedisLink, log: Log, receiptMs: number) {
+  constructor(redis: RedisLink, log: Log, users: Users, receiptMs: number) {
     this.#redis = redis;
     this.#log = log;
+    this.#users = users;
     this.#receiptMs = receiptMs;
   }
 
   /** The receipt now. Throws message_not_found, also when its time is over. */
   async read(id: string): Promise<Receipt> {
     const route = parseMessageId(id);
-    const receipt = route && (await this.#read(id, route));
+    const receipt =
+      route &&
+      (route.kind === "user"
+        ? await this.#readUser(id, route)
+        : await this.#read(id, route));
     if (!receipt)
       throw new BridgeError("message_not_found", {
         detail: `there is no message ${id}, or its receipt is no longer kept`,
@@ -104,7 +151,10 @@ export class Receipts {
     return receipt;
   }
 
-  async #read(id: string, route: MessageRoute): Promise<Receipt | undefined> {
+  async #read(
+    id: string,
+    route: Exclude<MessageRoute, { kind: "user" }>,
+  ): Promise<Receipt | undefined> {
     const facts = await this.#log.facts(
       route.connectionId,
       route.kind === "sequence"
@@ -184,6 +234,68 @@ export class Receipts {
     };
   }
 
+  /**
+   * A message to a user is what its deliveries are: \`delivered\` as soon as one of them is, which is final whatever becomes
+   * of the others; else the furthest of those that may still change; else what the last of them ended as.
+   */
+  async #readUser(
+    id: string,
+    { userTag, place }: Extract<MessageRoute, { kind: "user" }>,
+  ): Promise<Receipt | undefined> {
+    const record = await this.#users.record(userTag, place);
+    if (!record) return undefined;
+    const each = (
+      await Promise.all(
+        record.deliveries.map(({ connectionId, seq }) =>
+          this.#read(messageId(connectionId, seq), {
+            connectionId,
+            kind: "sequence",
+            seq,
+          }),
+        ),
+      )
+    ).filter((receipt) => receipt !== undefined);
+    const state = settleUser(record, each);
+    if (!state || this.#isOver(state, record.nowMs)) return undefined;
+    if (state.status === "delivered" && record.deliveredMs === undefined)
+      await this.#users.seal(userTag, place, state.atMs);
+    const timeline: TimelineEntry[] = [];
+    const push = (status: Status, atMs: number) =>
+      timeline.push({ status, at: time(atMs) });
+    const scheduled = record.dueMs > 0;
+    if (scheduled) push("scheduled", record.acceptedMs);
+    if (!scheduled || record.state === "parked" || record.state === "given")
+      push("queued", scheduled ? record.atMs : record.acceptedMs);
+    const sent = each
+      .map((one) => one.timeline.find(({ status }) => status === "sent")?.at)
+      .filter((at) => at !== undefined)
+      .sort()[0];
+    if (sent !== undefined) push("sent", Date.parse(sent));
+    if (timeline.at(-1)?.status !== state.status)
+      push(state.status, state.atMs);
+    const delivered = each.find(({ status }) => status === "delivered");
+    return {
+      id,
+      status: state.status,
+      to: { user: record.userId },
+      recipients: record.recipients,
+      online: record.online,
+      expiresAt: time(record.expiresMs),
+      durability: "local",
+      ack: state.status === "delivered" ? (delivered?.ack ?? "client") : null,
+      reason:
+        state.status === "undeliverable" ? (state.reason as Reason) : null,
+      timeline,
+      deliveries: each.map((one) => ({
+        ...(one.to as { connection: string }),
+        status: one.status,
+        at: one.timeline.at(-1)?.at ?? time(record.atMs),
+        ack: one.ack,
+        reason: one.reason,
+      })),
+    };
+  }
+
   #isOver(state: State, nowMs: number): boolean {
     return isFinal(state.status) && state.atMs + this.#receiptMs < nowMs;
   }
@@ -225,16 +337,31 @@ export class Receipts {
     const first = await this.read(id);
     yield first;
     if (isFinal(first.status)) return;
-    const { connection } = first.to as { connection: string };
     let news = true;
     let wake: () => void = () => undefined;
     const onNews = () => {
       news = true;
       wake();
     };
-    const { heard, stop } = this.listen(connection, onNews);
-    // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
-    heard.then(onNews, () => undefined);
+    const stops = new Map<string, () => void>();
+    /** Of a user's message the news come from the user and, once it is given, from its connections. */
+    const attend = ({ to, deliveries = [] }: Receipt) => {
+      const tags =
+        "connection" in to
+          ? [to.connection]
+          : [
+              userTag(to.user),
+              ...deliveries.map(({ connection }) => connection),
+            ];
+      for (const tag of tags) {
+        if (stops.has(tag)) continue;
+        const { heard, stop } = this.listen(tag, onNews);
+        stops.set(tag, stop);
+        // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
+        heard.then(onNews, () => undefined);
+      }
+    };
+    attend(first);
     this.#redis.subscriptions.on("gap", onNews);
     signal.addEventListener("abort", onNews);
     try {
@@ -257,13 +384,14 @@ export class Receipts {
         news = false;
         if (signal.aborted) return;
         const receipt = await this.read(id);
+        attend(receipt);
         if (receipt.status === status) continue;
         status = receipt.status;
         yield receipt;
         if (isFinal(status)) return;
       }
     } finally {
-      stop();
+      for (const stop of stops.values()) stop();
       this.#redis.subscriptions.off("gap", onNews);
       signal.removeEventListener("abort", onNews);
     }

@@ -10,7 +10,7 @@ import type {
 } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Events } from "./events.js";
-import { newConnectionId } from "./ids.js";
+import { newConnectionId, userTag } from "./ids.js";
 import {
   channels,
   connectionKeys,
@@ -31,6 +31,7 @@ import {
   renewScript,
   restoreScript,
 } from "./registry-scripts.js";
+import { arriveScript, userConnectionsMax } from "./user-scripts.js";
 
 export const registryScripts: readonly Script[] = [
   prepareScript,
@@ -151,8 +152,70 @@ export class Registry {
       ],
     );
     const expiresAtMs = Number(until);
-    await this.#lookAgain(connectionId, expiresAtMs, true);
+    await Promise.all([
+      this.#lookAgain(connectionId, expiresAtMs, true),
+      this.#listForUser(
+        request.userId ?? "",
+        connectionId,
+        waitMs + this.#keepMs,
+      ),
+    ]);
     return { connectionId, expiresAtMs };
+  }
+
+  /** The user's own list: found by pushes to the user, by presence and sign-out. */
+  async #listForUser(
+    userId: string,
+    connectionId: string,
+    keepMs: number,
+  ): Promise<void> {
+    if (userId === "") return;
+    const tag = userTag(userId);
+    await this.#redis.run(
+      arriveScript,
+      [keys.userConnections(tag), keys.userParked(tag), keys.userClaims(tag)],
+      [connectionId, keepMs, 0],
+    );
+  }
+
+  /** Takes a connection that is no more out of its user's list. Tidiness: lists are checked on read. */
+  async forgetOfUser(tag: string, connectionId: string): Promise<void> {
+    await this.#redis
+      .command("ZREM", keys.userConnections(tag), connectionId)
+      .catch(() => undefined);
+  }
+
+  async #unlist(connectionId: string): Promise<void> {
+    const userId = (await this.#redis
+      .command("HGET", keys.connection(connectionId), "user")
+      .catch(() => null)) as string | null;
+    if (userId) await this.forgetOfUser(userTag(userId), connectionId);
+  }
+
+  /**
+   * A user's connections that have not ended, in order of ID, a thousand at most. What is stale in the list is taken out,
+   * unless nothing may be changed.
+   */
+  async ofUser(userId: string, look = false): Promise<Connection[]> {
+    const tag = userTag(userId);
+    const ids = (await this.#redis.command(
+      "ZRANGE",
+      keys.userConnections(tag),
+      0,
+      userConnectionsMax - 1,
+    )) as string[];
+    ids.sort();
+    const found = await Promise.all(ids.map((id) => this.#inspect(id)));
+    const there: Connection[] = [];
+    for (const [index, connection] of found.entries())
+      if (
+        connection &&
+        connection.state !== "ended" &&
+        connection.userId === userId
+      )
+        there.push(connection);
+      else if (!look) await this.forgetOfUser(tag, ids[index] ?? "");
+    return there;
   }
 
   async #lookAgain(
@@ -280,6 +343,8 @@ export class Registry {
     ).map(String);
     const [kind, first, second, recreated] = reply;
     if (kind === "ok") {
+      // Both now and then, so that the list lives as long as its connections, and when it may have been lost with them.
+      await this.#listForUser(identity.userId, connectionId, horizonMs);
       // What lost the connection lost its place in the lists as well.
       if (recreated === "1")
         await this.#lookAgain(
@@ -326,6 +391,7 @@ export class Registry {
     ]);
     if (word !== "ended") return false;
     await Promise.all([
+      this.#unlist(connectionId),
       this.#lookAgain(connectionId, Date.now() + addDeadlineMs),
       this.#tellQuietly(connectionId),
     ]);
@@ -364,6 +430,7 @@ export class Registry {
       ])) as unknown[]
     ).map(String);
     const [state = "gone", due, now, ended, marks] = reply;
+    if (state === "ended") await this.#unlist(connectionId);
     return {
       state: state as ConnectionState | "gone",
       dueMs: Number(due),
@@ -518,6 +585,19 @@ export class Registry {
     cursor?: string;
   }): Promise<{ items: Connection[]; next: string | null }> {
     const items: Connection[] = [];
+    if (query.userId !== undefined) {
+      for (const connection of await this.ofUser(query.userId)) {
+        const { connectionId, groups, state } = connection;
+        if (query.cursor !== undefined && connectionId <= query.cursor)
+          continue;
+        if (query.state !== undefined && state !== query.state) continue;
+        if (query.group !== undefined && !groups.includes(query.group))
+          continue;
+        items.push(connection);
+        if (items.length === query.limit) return { items, next: connectionId };
+      }
+      return { items, next: null };
+    }
     let from = query.cursor === undefined ? "-" : `(${query.cursor}`;
     /** A filter that matches little must not scan for ever in one request. */
     for (let page = 0; page < 20; page++) {
@@ -537,7 +617,6 @@ export class Registry {
         if (
           !connection ||
           connection.state === "ended" ||
-          (query.userId !== undefined && connection.userId !== query.userId) ||
           (query.group !== undefined &&
             !connection.groups.includes(query.group)) ||
           (query.state !== undefined && connection.state !== query.state)

@@ -10,6 +10,8 @@ import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts } from "./registry.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
+import { userScripts } from "./user-scripts.js";
+import { Users } from "./users.js";
 
 export interface Stores {
   redis: RedisLink;
@@ -18,6 +20,7 @@ export interface Stores {
   log: Log;
   events: Events;
   queues: DeliveryQueues;
+  users: Users;
   replication: Replication;
   tokens: Tokens;
   /** Ends Workers, then connections. */
@@ -36,6 +39,7 @@ export function openStores(
       ...registryScripts,
       ...eventScripts,
       ...replicationScripts,
+      ...userScripts,
       accuseScript,
     ],
     logger,
@@ -44,16 +48,15 @@ export function openStores(
   void memory.look();
   const events = new Events(redis, config);
   const registry = new Registry(redis, config, events);
-  const log = new Log(
-    redis,
-    {
-      maxMessages: config.logMaxMessages,
-      maxBytes: config.logMaxBytes,
-      resumeMs: config.resumeMs,
-      receiptMs: config.receiptMs,
-      idempotencyMs: config.idempotencyMs,
-    },
-    (connectionId) => registry.lapse(connectionId),
+  const limits = {
+    maxMessages: config.logMaxMessages,
+    maxBytes: config.logMaxBytes,
+    resumeMs: config.resumeMs,
+    receiptMs: config.receiptMs,
+    idempotencyMs: config.idempotencyMs,
+  };
+  const log = new Log(redis, limits, (connectionId) =>
+    registry.lapse(connectionId),
   );
   const queues = new DeliveryQueues(redis, logger);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
@@ -64,6 +67,7 @@ export function openStores(
     log,
     events,
     queues,
+    users: new Users({ redis, registry, log, queues }, limits),
     replication: new Replication(redis, logger),
     tokens,
     async close() {

@@ -8,6 +8,7 @@ import type { DeliveryQueues } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Registry } from "../shared/registry.js";
 import type { Replication } from "../shared/replication.js";
+import type { Users } from "../shared/users.js";
 import { BridgeError } from "../shared/errors.js";
 
 /** Refusals at the due time that trying again does not change. */
@@ -25,12 +26,14 @@ export function startChores(deps: {
   registry: Registry;
   queues: DeliveryQueues;
   log: Log;
+  users: Pick<Users, "due">;
   replication: Replication;
   redis: Pick<RedisLink, "mode">;
   logger: Logger;
   everyMs: number;
 }): () => void {
-  const { registry, queues, log, replication, redis, logger, everyMs } = deps;
+  const { registry, queues, log, users, replication, redis, logger, everyMs } =
+    deps;
   let stopped = false;
   let scheduleStarted = false;
   let timer: NodeJS.Timeout | undefined;
@@ -41,6 +44,9 @@ export function startChores(deps: {
       if (!scheduleStarted) {
         await queues.startSchedule(async (push, scheduledId) => {
           try {
+            const { userId } = push;
+            if (userId !== undefined)
+              return await users.due({ ...push, userId }, scheduledId);
             const appended = await log.appendDue(push, scheduledId);
             if (appended && appended.jobEpoch > 0)
               await queues.wake(push.connectionId, appended.jobEpoch);

@@ -35,6 +35,7 @@ import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Claim, Registry } from "../shared/registry.js";
 import type { Tokens } from "../shared/tokens.js";
+import type { Users } from "../shared/users.js";
 import { Delivery } from "./delivery.js";
 import { deliveryRun } from "./delivery-run.js";
 import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
@@ -50,6 +51,8 @@ const moveGraceMs = 5_000;
 const renewRetryMs = 500;
 /** The expiry of a connection's keys is renewed with every so many renewals. */
 const expireEveryRenewals = 100;
+/** What waits for the user is asked for again after this long. */
+const arriveRetryMs = 1_000;
 /** A timer of Node counts at most this many milliseconds. */
 const timerMaxMs = 2_147_483_647;
 
@@ -72,6 +75,7 @@ export interface ConnectionDeps {
   log: Log;
   registry: Registry;
   queues: DeliveryQueues;
+  users: Pick<Users, "arrive">;
   redis: RedisLink;
   tokens: Tokens;
   pulse: Pulse;
@@ -277,6 +281,19 @@ export class Connection {
           this.#logger.warn({ err: error }, "orphaned jobs not recovered"),
         );
     if (claim.active + claim.waiting > 0) this.#worker.ring();
+    await this.#arrive();
+  }
+
+  /** What waits for the user is this connection's now. Until it is known to be, again and again. */
+  async #arrive(): Promise<void> {
+    const { userId } = this.#admitted.claim.identity;
+    if (userId === "" || !this.#live) return;
+    try {
+      await this.#deps.users.arrive(userId, this.id);
+    } catch (error) {
+      this.#logger.warn({ err: error }, "what waits for the user is not here");
+      if (this.#live) this.#after(arriveRetryMs, () => void this.#arrive());
+    }
   }
 
   async #subscribe(): Promise<void> {

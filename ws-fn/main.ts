@@ -20,7 +20,8 @@ async function main(): Promise<void> {
   const logger = createLogger("ws-fn", config.logLevel);
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
-  const { redis, memory, registry, log, queues, replication, tokens } = stores;
+  const { redis, memory, registry, log, queues, users, replication, tokens } =
+    stores;
   const pulse = new Pulse();
   const server = new BridgeServer({
     instance,
@@ -28,6 +29,7 @@ async function main(): Promise<void> {
     memory,
     log,
     queues,
+    users,
     redis,
     tokens,
     pulse,
@@ -39,6 +41,7 @@ async function main(): Promise<void> {
     registry,
     queues,
     log,
+    users,
     replication,
     redis,
     logger,

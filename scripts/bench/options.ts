@@ -1,12 +1,14 @@
 // The command line of the bench.
 import { parseArgs } from "node:util";
+import type { BatchWorkload } from "./batch.js";
 import type { GatewayWorkload } from "./gateway.js";
 import type { JitterWorkload } from "./jitter.js";
 import type { Workload } from "./measure.js";
 import { systemNames, type SystemName } from "./systems.js";
 
 export const usage = `npm run bench -- [options]
-  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs (default: all);
+  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs; batch: single
+                   POSTs beside batches (default: all);
                    jitter: every message to clients whose sockets are cut again and again, once (about a minute; only when named)
   --rounds n       interleaved rounds, the medians are shown (default 3)
   --messages n     messages of the loaded phase (default 20000); of jitter to each client (default 120)
@@ -19,6 +21,9 @@ export const usage = `npm run bench -- [options]
 
 /** No systems to compare, but parts of the page. */
 const GATEWAY = "gateway";
+const BATCH = "batch";
+/** Measured unless others are named. */
+const PARTS: readonly string[] = [GATEWAY, BATCH];
 const JITTER = "jitter";
 
 /** As published for other servers, so that the figures can be laid beside each other. */
@@ -32,6 +37,8 @@ export interface Options extends Workload {
   gateway: GatewayWorkload | undefined;
   /** The jitter test, if it is wanted. */
   jitter: JitterWorkload | undefined;
+  /** What batches are measured with, if they are. */
+  batch: BatchWorkload | undefined;
   rounds: number;
   json: string | undefined;
 }
@@ -41,7 +48,7 @@ export function parseOptions(args: string[]): Options | undefined {
   const { values } = parseArgs({
     args,
     options: {
-      only: { type: "string", default: [...systemNames, GATEWAY].join(",") },
+      only: { type: "string", default: [...systemNames, ...PARTS].join(",") },
       rounds: { type: "string" },
       messages: { type: "string" },
       clients: { type: "string" },
@@ -59,7 +66,7 @@ export function parseOptions(args: string[]): Options | undefined {
   const rounds = count("rounds", values.rounds, quick ? 1 : 3);
   return {
     only: parts
-      .filter((part) => part !== GATEWAY && part !== JITTER)
+      .filter((part) => !PARTS.includes(part) && part !== JITTER)
       .map(systemName),
     gateway: parts.includes(GATEWAY)
       ? {
@@ -74,6 +81,14 @@ export function parseOptions(args: string[]): Options | undefined {
           clients: count("clients", values.clients, quick ? 20 : 500),
           messages: count("messages", values.messages, quick ? 20 : 120),
           ...(quick ? QUICK_LINE : BAD_LINE),
+        }
+      : undefined,
+    batch: parts.includes(BATCH)
+      ? {
+          rounds,
+          messages: quick ? 2_000 : 20_000,
+          connections: quick ? 20 : 100,
+          publishers: quick ? 8 : 32,
         }
       : undefined,
     rounds,
@@ -92,7 +107,7 @@ function systemName(text: string): SystemName {
   const name = systemNames.find((known) => known === text);
   if (name === undefined) {
     throw new Error(
-      `--only ${text}: unknown; choose from ${[...systemNames, GATEWAY, JITTER].join(", ")}`,
+      `--only ${text}: unknown; choose from ${[...systemNames, ...PARTS, JITTER].join(", ")}`,
     );
   }
   return name;

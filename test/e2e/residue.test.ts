@@ -1,6 +1,7 @@
 /** What is left of connections that got mail and ended: nothing, once their windows are over. */
 import t from "tap";
 import { WebSocket } from "ws";
+import type { Prepared } from "../../shared/api.js";
 import { startApplication } from "../../scripts/lab/application.js";
 import { backendOf } from "../../scripts/lab/backend.js";
 import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
@@ -48,7 +49,22 @@ t.test("500 connections that got mail and ended leave no key", async (t) => {
   const backend = backendOf(t, httpFn.url);
 
   const one = async (number: number) => {
-    const { connectionId, token, url } = await backend.prepare();
+    // Every connection has a user of its own; mail to some of them waits for them, mail to others for nobody.
+    const userId = `user ${number}`;
+    const toUser = (body: string) =>
+      backend.ask(
+        "POST",
+        `/v1/users/${encodeURIComponent(userId)}/messages?ttl=5`,
+        {
+          body,
+          headers: { "content-type": "text/plain" },
+        },
+      );
+    const prepared = await backend.ask("POST", "/v1/connections", {
+      body: JSON.stringify({ userId }),
+      headers: { "content-type": "application/json" },
+    });
+    const { connectionId, token, url } = prepared.json<Prepared>();
     const key = { headers: { "idempotency-key": "once", topic: "news" } };
     await backend.accepted(connectionId, "before", key);
     if (number % 3 === 0) {
@@ -59,6 +75,8 @@ t.test("500 connections that got mail and ended leave no key", async (t) => {
         headers: { "idempotency-key": "twice" },
       });
       await application.has(2);
+      await toUser("to the user");
+      await application.has(3);
       await application.bridge.close();
     } else {
       // Ended by the backend, or a raw one that was cut and never came back.
@@ -71,6 +89,7 @@ t.test("500 connections that got mail and ended leave no key", async (t) => {
       await until(() => raw.frames === 2, { ms: 20_000 });
       if (number % 3 === 1) {
         await backend.ask("DELETE", `/v1/connections/${connectionId}`);
+        await toUser("for nobody");
       } else {
         raw.socket.terminate();
         await backend.push(connectionId, "never read", { query: "?delay=8" });

@@ -8,6 +8,7 @@ import { publish, tally } from "../fixtures/publishers.js";
 import { clusterRedis, sentinelRedis } from "../../scripts/lab/redis.js";
 import { slotOf } from "../../shared/slots.js";
 import { until } from "../../scripts/lab/until.js";
+import { usersAndBatches } from "./scenarios/users.js";
 
 async function start(t: Test, url: string) {
   const env = { REDIS_URL: url, LOG_LEVEL: "warn" };
@@ -97,6 +98,8 @@ t.test("on a Cluster", async (t) => {
   const cluster = await clusterRedis(t);
   const pair = await start(t, cluster.url);
   await serves(t, pair);
+  const [a, b] = pair.proxies.map(({ port }) => `ws://127.0.0.1:${port}`);
+  await usersAndBatches(t, pair.backend, [a ?? "", b ?? ""]);
 
   const { backend } = pair;
   const master = (id: string) =>

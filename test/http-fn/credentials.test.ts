@@ -28,12 +28,17 @@ const OPERATIONS: [
   needs: Scope,
 ][] = [
   ["POST", `/v1/connections/${ID}/messages`, "push"],
+  ["POST", "/v1/users/u/messages", "push"],
+  ["POST", "/v1/batch", "push"],
   ["DELETE", "/v1/messages/m_1", "push"],
   ["GET", "/v1/messages/m_1", "read"],
   ["GET", "/v1/messages/m_1/events", "read"],
   ["POST", "/v1/connections", "connections"],
   ["DELETE", `/v1/connections/${ID}`, "connections"],
+  ["DELETE", "/v1/users/u/connections", "connections"],
   ["GET", "/v1/connections", "read"],
+  ["GET", `/v1/connections/${ID}/messages`, "read"],
+  ["GET", "/v1/users/u", "read"],
   ["GET", `/v1/connections/${ID}`, "read"],
   ["HEAD", `/v1/connections/${ID}`, "read"],
 ];
@@ -74,7 +79,8 @@ t.test(
         }
         const url = path
           .replace("{connectionId}", ID)
-          .replace("{messageId}", "m_1");
+          .replace("{messageId}", "m_1")
+          .replace("{userId}", "u");
         const row = OPERATIONS.find(
           ([verb, where]) => verb === method.toUpperCase() && where === url,
         );

@@ -85,7 +85,7 @@ t.test("nobody awake: it waits for the next instance", async (t) => {
 async function twice(t: Scope, guarded: boolean) {
   const eager = changed(
     appendFullScript,
-    "if not waiting or string.sub(waiting, 1, 1) ~= 'w' then return {'done'} end",
+    "if not waiting or string.sub(waiting, 1, 1) ~= 'w' then return {'done', waiting and string.match(waiting, '^s:(%d+)') or ''} end",
     "waiting = string.match(waiting, 'w:.*$')",
   );
   const world = await startWorld(t, redis.url, {

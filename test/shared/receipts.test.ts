@@ -5,6 +5,7 @@ import { messageId, newConnectionId } from "../../shared/ids.js";
 import type { Fact, Log } from "../../shared/log.js";
 import { Receipts } from "../../shared/receipts.js";
 import type { RedisLink } from "../../shared/redis.js";
+import type { Users } from "../../shared/users.js";
 
 const never = new Promise<never>(() => undefined);
 
@@ -17,6 +18,7 @@ function receiptsOf(facts: () => Promise<Fact>): Receipts {
   return new Receipts(
     { subscriptions } as unknown as RedisLink,
     { facts } as unknown as Log,
+    {} as unknown as Users,
     60_000,
   );
 }

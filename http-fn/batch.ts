@@ -1,0 +1,454 @@
+/**
+ * POST many messages in one request: items in, one result each out, in the same order. Of NDJSON every line is taken as
+ * it arrives and its result goes out while the next ones are still on their way. Items are as independent as single
+ * pushes: a bad one stops none of the others, and what was accepted stays accepted whatever becomes of the request.
+ */
+import { isUtf8 } from "node:buffer";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { BatchItem, BatchResult, ErrorCode } from "../shared/api.js";
+import { BridgeError, toProblem, type ErrorData } from "../shared/errors.js";
+import { accepts, toBridgeError, wantsText } from "./answer.js";
+import {
+  BODY_BYTES_MAX,
+  checkBody,
+  checkEncoding,
+  mediaTypeOf,
+  parseJson,
+  readBody,
+  tooLarge,
+  type MediaType,
+} from "./body.js";
+import type { Bridge } from "./bridge.js";
+import type { ParametersOf } from "./contract.js";
+import { readLines, type Ending, type Line } from "./lines.js";
+import type { LiveRequests } from "./live-requests.js";
+import { send, toPush, type PushDefaults } from "./push-request.js";
+
+/** What one batch may be. `x-max-…` of `BatchItems` in openapi.yaml say the same. */
+export const BATCH_LIMITS = {
+  /** Items: their results together stay well below the 6 MB that an answer may have on the platform. */
+  items: 10_000,
+  /** Bytes of the body: what the platform lets through in one request. */
+  bytes: 6_291_456,
+  /** Bytes of one item: the largest message as base64, or as a JSON string with three bytes for each, and its options. */
+  itemBytes: 3 * BODY_BYTES_MAX + 8_192,
+  /** Items that wait for Redis at the same time: enough that it is never idle, few enough that others come between. */
+  itemsInFlight: 500,
+  /** Bytes that do so. */
+  bytesInFlight: 2_097_152,
+} as const;
+
+export interface BatchDeps extends PushDefaults {
+  bridge: Pick<Bridge, "push" | "pushToUser" | "explain">;
+  live: LiveRequests;
+  checkItem: (value: unknown, where: string) => void;
+  /** How long the body may take, and how long it may be silent; milliseconds. */
+  withinMs: number;
+  idleMs: number;
+}
+
+export function pushBatch(deps: BatchDeps) {
+  return (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { explain }: ParametersOf<"pushBatch">,
+    apiKeyName: string,
+  ) => {
+    checkEncoding(request.headers["content-encoding"]);
+    const lines = isNdjson(request.headers["content-type"]);
+    const batch = new Batch(deps, apiKeyName, request.id, explain === 1);
+    return deps.live.during(reply, async (gone) => {
+      const { signal } = gone;
+      const items = lines
+        ? undefined
+        : arrayOf(
+            await readBody(request.raw, deps.withinMs, BATCH_LIMITS.bytes),
+          );
+      const sink = new Sink(reply, formOf(request, lines));
+      if (items === undefined) {
+        const ending = await readLines(
+          request.raw,
+          (line) => (signal.aborted ? "stop" : batch.take(line, sink)),
+          {
+            bytes: BATCH_LIMITS.bytes,
+            lineBytes: BATCH_LIMITS.itemBytes,
+            withinMs: deps.withinMs,
+            idleMs: deps.idleMs,
+          },
+        );
+        batch.end(ending, sink);
+      } else
+        for (const item of items) {
+          const answer = batch.take(item, sink);
+          if (answer !== "on") await answer;
+        }
+      await sink.close();
+      return reply;
+    });
+  };
+}
+
+function isNdjson(contentType: string | undefined): boolean {
+  const essence = contentType?.split(";", 1)[0]?.trim().toLowerCase();
+  if (essence === "application/x-ndjson" || essence === "application/ndjson")
+    return true;
+  if (essence === "application/json") return false;
+  throw new BridgeError("unsupported_media_type", {
+    detail: "A batch is application/x-ndjson or application/json.",
+    hint: "Send one JSON object per line as application/x-ndjson.",
+  });
+}
+
+/** An item of a JSON array, with a name of its own so that a string in the array is no line. */
+interface Parsed {
+  item: unknown;
+}
+
+function arrayOf(body: Buffer): Parsed[] {
+  checkBody(body, { contentType: "", binary: false, json: false });
+  const items = parseJson(body);
+  if (!Array.isArray(items))
+    throw new BridgeError("invalid_body", {
+      errors: [{ pointer: "/body", message: "must be an array of items" }],
+    });
+  if (items.length > BATCH_LIMITS.items)
+    throw new BridgeError("payload_too_large", {
+      detail: "The batch has too many items; none of them was taken.",
+      limit: BATCH_LIMITS.items,
+      actual: items.length,
+    });
+  return items.map((item: unknown) => ({ item }));
+}
+
+/** One batch under way. */
+class Batch {
+  readonly #deps: BatchDeps;
+  readonly #apiKeyName: string;
+  readonly #requestId: string;
+  readonly #explain: boolean;
+  /** For a target whose last push may still be overtaken: when it cannot be any more. */
+  readonly #turns = new Map<string, Promise<void>>();
+  /** The index of the last item for each target. */
+  readonly #latest = new Map<string, number>();
+  #count = 0;
+  #inFlight = 0;
+  #bytesInFlight = 0;
+  /** Resolves when there is room again. */
+  #room: Promise<void> | undefined;
+  #makeRoom: () => void = () => undefined;
+
+  constructor(
+    deps: BatchDeps,
+    apiKeyName: string,
+    requestId: string,
+    explain: boolean,
+  ) {
+    this.#deps = deps;
+    this.#explain = explain;
+    this.#apiKeyName = apiKeyName;
+    this.#requestId = requestId;
+  }
+
+  /** Takes one item; its result goes to `sink`. */
+  take(given: Line | Parsed, sink: Sink): "on" | "stop" | Promise<void> {
+    if (this.#count >= BATCH_LIMITS.items) return "stop";
+    const index = this.#count++;
+    const bytes = Buffer.isBuffer(given) ? given.length : 0;
+    this.#inFlight += 1;
+    this.#bytesInFlight += bytes;
+    const put = sink.place();
+    void this.#push(index, given)
+      .catch((error: unknown) => this.#refused(index, toBridgeError(error)))
+      .then((result) => {
+        put(result);
+        this.#inFlight -= 1;
+        this.#bytesInFlight -= bytes;
+        if (this.#room && this.#hasRoom) {
+          this.#room = undefined;
+          this.#makeRoom();
+        }
+      });
+    if (this.#hasRoom) return "on";
+    this.#room ??= new Promise((resolve) => {
+      this.#makeRoom = resolve;
+    });
+    return this.#room;
+  }
+
+  get #hasRoom(): boolean {
+    return (
+      this.#inFlight < BATCH_LIMITS.itemsInFlight &&
+      this.#bytesInFlight < BATCH_LIMITS.bytesInFlight
+    );
+  }
+
+  #refused(index: number, error: BridgeError): BatchResult {
+    const problem = toProblem(error, this.#requestId);
+    return { index, status: problem.status, problem };
+  }
+
+  /** When not all of it was read: says from which item on nothing was taken. */
+  end(ending: Ending, sink: Sink): void {
+    if (ending === "complete" || ending === "gone") return;
+    const index = this.#count;
+    const detail = `Items before ${index} were taken, as their results say; this one and all after it were not.`;
+    const rest: Record<typeof ending, [code: ErrorCode, data: ErrorData]> = {
+      too_many_bytes: ["payload_too_large", { limit: BATCH_LIMITS.bytes }],
+      stopped:
+        index >= BATCH_LIMITS.items
+          ? ["payload_too_large", { limit: BATCH_LIMITS.items }]
+          : ["request_timeout", { hint: "The function is closing." }],
+      too_slow: ["request_timeout", {}],
+    };
+    const [code, data] = rest[ending];
+    const error = new BridgeError(code, { detail, ...data });
+    sink.place()({ ...this.#refused(index, error), rest: true });
+  }
+
+  async #push(index: number, given: Line | Parsed): Promise<BatchResult> {
+    const pointer = `/body/${index}`;
+    const item = itemOf(given);
+    this.#deps.checkItem(item, pointer);
+    const { to, ...options } = item as BatchItem;
+    const type = mediaTypeOf(options.contentType ?? usualType(options));
+    const body = bodyOf(options, type, pointer);
+    const push = toPush(
+      { to, options, type, body, apiKeyName: this.#apiKeyName, pointer },
+      this.#deps,
+    );
+    const { bridge } = this.#deps;
+    if (this.#explain)
+      return { index, status: 200, explanation: await bridge.explain(push) };
+    // No user has the ID of a connection, so one map does for both.
+    const target = "userId" in push ? `u:${push.userId}` : push.connectionId;
+    this.#latest.set(target, index);
+    if ("connectionId" in push)
+      push.overtaken = () => this.#latest.get(target) !== index;
+    const { accepted, replayed } = await this.#inTurn(target, (issued) =>
+      send(bridge, push, issued),
+    );
+    return {
+      index,
+      status: 202,
+      ...(replayed === undefined ? {} : { replayed: true }),
+      accepted,
+    };
+  }
+
+  /** Starts `push` when what the batch has for the same target before it cannot be overtaken any more. */
+  async #inTurn<T>(
+    target: string,
+    push: (issued: () => void) => Promise<T>,
+  ): Promise<T> {
+    const turns = this.#turns;
+    const before = turns.get(target);
+    let isIssued = false;
+    let issued = () => {
+      isIssued = true;
+    };
+    const queue = () => {
+      const turn = new Promise<void>((resolve) => {
+        issued = resolve;
+      }).then(() => {
+        if (turns.get(target) === turn) turns.delete(target);
+      });
+      turns.set(target, turn);
+    };
+    if (before !== undefined) {
+      queue();
+      await before;
+    }
+    try {
+      const pushed = push(() => issued());
+      // Nearly all are issued at once, and nobody has to wait for them.
+      if (before === undefined && !isIssued) queue();
+      return await pushed;
+    } finally {
+      issued();
+    }
+  }
+}
+
+function itemOf(given: Line | Parsed): unknown {
+  if ("item" in given) return given.item;
+  if (!Buffer.isBuffer(given))
+    throw tooLarge(given.bytes, BATCH_LIMITS.itemBytes);
+  if (!isUtf8(given)) throw new BridgeError("invalid_utf8");
+  return parseJson(given);
+}
+
+type Content = Pick<BatchItem, "data" | "dataBase64" | "json">;
+
+const usualType = ({ dataBase64, json }: Content): string =>
+  json !== undefined
+    ? "application/json"
+    : dataBase64 !== undefined
+      ? "application/octet-stream"
+      : "text/plain";
+
+/** The bytes of the message. Throws what a single push with them would. */
+function bodyOf(
+  { data, dataBase64, json }: Content,
+  type: MediaType,
+  pointer: string,
+): Buffer {
+  if ([data, dataBase64, json].filter((part) => part !== undefined).length > 1)
+    throw new BridgeError("invalid_body", {
+      errors: [
+        { pointer, message: "give one of data, dataBase64 and json, not two" },
+      ],
+    });
+  let body: Buffer;
+  if (dataBase64 !== undefined) {
+    body = Buffer.from(dataBase64, "base64");
+    // Node skips what is no base64, and a message with holes is worse than none.
+    const length = dataBase64.replace(/=+$/, "").length;
+    if (Math.ceil((body.length * 4) / 3) !== length)
+      throw new BridgeError("invalid_body", {
+        errors: [{ pointer: `${pointer}/dataBase64`, message: "is no base64" }],
+      });
+  } else {
+    const text = json === undefined ? (data ?? "") : JSON.stringify(json);
+    // Half of a surrogate pair has no UTF-8 form; it would arrive as another character.
+    if (/\p{Surrogate}/u.test(text))
+      throw new BridgeError("invalid_utf8", {
+        errors: [
+          { pointer: `${pointer}/data`, message: "has a lone surrogate" },
+        ],
+      });
+    body = Buffer.from(text);
+  }
+  if (body.length > BODY_BYTES_MAX) throw tooLarge(body.length, BODY_BYTES_MAX);
+  if (dataBase64 !== undefined || (type.json && json === undefined))
+    checkBody(body, type);
+  return body;
+}
+
+interface Form {
+  contentType: string;
+  /** Before the first result, between two, after each and at the end. */
+  open: string;
+  between: string;
+  after: string;
+  close: string;
+  text(result: BatchResult): string;
+}
+
+const NDJSON: Form = {
+  contentType: "application/x-ndjson; charset=utf-8",
+  open: "",
+  between: "",
+  after: "\n",
+  close: "",
+  text: (result) => JSON.stringify(result),
+};
+const ARRAY: Form = {
+  contentType: "application/json; charset=utf-8",
+  open: "[",
+  between: ",\n",
+  after: "",
+  close: "]\n",
+  text: (result) => JSON.stringify(result),
+};
+const TEXT: Form = {
+  contentType: "text/plain; charset=utf-8",
+  open: "",
+  between: "",
+  after: "\n",
+  close: "",
+  text({ index, status, accepted, explanation, problem, rest }) {
+    const words = accepted
+      ? [accepted.status.padEnd(13), accepted.id]
+      : explanation
+        ? [
+            `would answer ${explanation.status}`,
+            `${explanation.recipients.length} recipients`,
+          ]
+        : [
+            (problem?.code ?? "").padEnd(13),
+            rest ? "(and all after it)" : "",
+            problem?.detail ?? problem?.title ?? "",
+          ];
+    return [
+      String(index).padStart(5),
+      String(status),
+      ...words.filter((word) => word !== ""),
+    ]
+      .join("  ")
+      .replace(/[\r\n\t]+/g, " ");
+  },
+};
+
+/** As the caller wants it, else as the caller speaks. */
+function formOf(request: FastifyRequest, lines: boolean): Form {
+  const { accept } = request.headers;
+  if (accepts(accept, "application/x-ndjson")) return NDJSON;
+  if (accepts(accept, "application/json")) return ARRAY;
+  if (wantsText(request)) return TEXT;
+  return lines ? NDJSON : ARRAY;
+}
+
+/**
+ * Results on their way out, in the order of their places. What a slow reader has not taken is kept: it is bounded by the
+ * number of items, and to stop reading instead would leave a caller that sends first and reads then waiting for ever.
+ */
+class Sink {
+  readonly #raw: FastifyReply["raw"];
+  readonly #form: Form;
+  readonly #texts: (string | undefined)[] = [];
+  #next = 0;
+  #flushing = false;
+  #closed: (() => void) | undefined;
+
+  constructor(reply: FastifyReply, form: Form) {
+    this.#form = form;
+    const { raw } = reply.hijack();
+    this.#raw = raw;
+    // A caller that left is no error; what it sent completely is still done.
+    raw.on("error", () => undefined);
+    raw.writeHead(200, {
+      "content-type": form.contentType,
+      "cache-control": "no-store",
+      // Asks nginx-like proxies to pass every line on at once.
+      "x-accel-buffering": "no",
+    });
+    raw.flushHeaders();
+  }
+
+  /** Reserves the next place; what it returns fills it. */
+  place(): (result: BatchResult) => void {
+    const index = this.#texts.push(undefined) - 1;
+    return (result) => {
+      this.#texts[index] = this.#form.text(result);
+      if (this.#flushing) return;
+      this.#flushing = true;
+      // One write for all that Redis answered together.
+      setImmediate(() => this.#flush());
+    };
+  }
+
+  #flush(): void {
+    this.#flushing = false;
+    const { open, between, after } = this.#form;
+    let out = "";
+    for (;;) {
+      const text = this.#texts[this.#next];
+      if (text === undefined) break;
+      this.#texts[this.#next] = undefined;
+      out += (this.#next === 0 ? open : between) + text + after;
+      this.#next += 1;
+    }
+    if (out !== "") this.#raw.write(out);
+    if (this.#next === this.#texts.length) this.#closed?.();
+  }
+
+  /** Resolves when everything is out. */
+  async close(): Promise<void> {
+    if (this.#next < this.#texts.length)
+      await new Promise<void>((resolve) => {
+        this.#closed = resolve;
+      });
+    const { open, close } = this.#form;
+    this.#raw.end(this.#texts.length === 0 ? open + close : close);
+  }
+}

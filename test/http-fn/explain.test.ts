@@ -1,0 +1,133 @@
+/** What explain says of a push on a real Redis, and that nothing in it changes. */
+import t from "tap";
+import type { Config } from "../../shared/config.js";
+import { createExplain } from "../../http-fn/explain.js";
+import type { Push, UserPush } from "../../http-fn/bridge.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import { connect, push, startWorld, type World } from "../fixtures/world.js";
+
+const message = {
+  body: Buffer.from("hello"),
+  contentType: "text/plain",
+  binary: false,
+  ttlSeconds: 60,
+};
+const toUser = (userId: string, more: Partial<UserPush> = {}): UserPush => ({
+  ...message,
+  userId,
+  ...more,
+});
+const to = (connectionId: string, more: Partial<Push> = {}): Push => ({
+  ...message,
+  connectionId,
+  ...more,
+});
+
+/** Everything that is in Redis, byte for byte; a renewed lease would show, so worlds here have long ones. */
+async function everything({ redis }: World): Promise<string[]> {
+  const all = (await redis.command("KEYS", "*")) as string[];
+  const dumps = await Promise.all(
+    all
+      .sort()
+      .map(async (key) => `${key} ${String(await redis.command("DUMP", key))}`),
+  );
+  return [String(await redis.command("DBSIZE")), ...dumps];
+}
+
+t.test("a push explained", async (t) => {
+  const { url } = await singleRedis(t);
+  const world = await startWorld(t, url, { maxMessages: 2 });
+  const explain = createExplain(world, {
+    logMaxMessages: 2,
+    logMaxBytes: 1_000_000,
+  } as Config);
+  const { connectionId: id } = await world.registry.prepare({ userId: "u" });
+  const { connectionId: prepared } = await world.registry.prepare({
+    userId: "u",
+  });
+  await connect(t, world, id);
+  const { connectionId: full } = await world.registry.prepare({});
+  const key = { key: "k", fingerprint: "f", busyMs: 0 };
+  await world.log.append(push(full, "1", { idempotency: key }));
+  await world.log.append(push(full, "2"));
+  const { connectionId: ended } = await world.registry.prepare({});
+  await world.registry.end(ended, {
+    reason: "closed_by_backend",
+    code: 4510,
+    words: "",
+  });
+  await world.users.push({ ...message, userId: "absent" });
+  await world.users.push({
+    ...message,
+    userId: "absent",
+    idempotency: { ...key, busyMs: 60_000 },
+  });
+  const before = await everything(world);
+
+  t.match(await explain(to(id)), {
+    status: 202,
+    outcome: "queued",
+    problem: null,
+    online: 1,
+    idempotency: "none",
+    recipients: [
+      { connection: id, state: "open", instance: world.instance, pending: 0 },
+    ],
+    message: { bytes: 5, ttl: 60, durability: "local" },
+    limits: { messages: 2 },
+  });
+  t.match(await explain(to(prepared, { ttlSeconds: 0 })), {
+    outcome: "undeliverable",
+    online: 0,
+  });
+  t.match(await explain(to(prepared, { dueAtMs: Date.now() + 1_000 })), {
+    outcome: "scheduled",
+  });
+  t.match(await explain(to(full)), {
+    status: 429,
+    outcome: null,
+    problem: { code: "log_full", limit: 2, actual: 2 },
+    recipients: [{ pending: 2, problem: { code: "log_full" } }],
+  });
+  t.match(await explain(to(full, { idempotency: key })), {
+    status: 202,
+    idempotency: "replay",
+  });
+  t.match(
+    await explain(to(full, { idempotency: { ...key, fingerprint: "g" } })),
+    { status: 422, idempotency: "mismatch" },
+  );
+  t.match(await explain(to(id, { idempotency: key })), { idempotency: "new" });
+  t.match(await explain(to(ended)), {
+    status: 410,
+    problem: { code: "connection_ended" },
+    recipients: [],
+  });
+  t.match(await explain(to("c_0000000000000000000000")), { status: 404 });
+  t.match(await explain(to(id, { durability: "replica" })), {
+    status: 503,
+    problem: { code: "no_replica" },
+  });
+
+  t.match(await explain(toUser("u")), {
+    status: 202,
+    parked: false,
+    online: 1,
+    recipients: [{ connection: id }],
+  });
+  t.match(await explain(toUser("nobody")), {
+    status: 202,
+    parked: true,
+    recipients: [],
+  });
+  t.match(await explain(toUser("absent")), {
+    status: 429,
+    parked: false,
+    problem: { code: "log_full" },
+  });
+  t.match(await explain(toUser("absent", { idempotency: key })), {
+    status: 409,
+    idempotency: "in_progress",
+  });
+  t.same(await everything(world), before, "nothing was stored or changed");
+});
