@@ -291,7 +291,12 @@ export class Connection {
     try {
       await this.#deps.users.arrive(userId, this.id);
     } catch (error) {
-      this.#logger.warn({ err: error }, "what waits for the user is not here");
+      // A full Redis is told of once for all, not for every user.
+      const full = error instanceof BridgeError && error.code === "redis_full";
+      this.#logger[full ? "debug" : "warn"](
+        { err: error },
+        "what waits for the user is not here",
+      );
       if (this.#live) this.#after(arriveRetryMs, () => void this.#arrive());
     }
   }
