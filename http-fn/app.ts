@@ -130,6 +130,8 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     };
     // A caller that hung up, or was cut off, is answered by nobody and has its own line where that was our doing.
     if (request.raw.socket.destroyed) logger.debug(line, "caller left");
+    // A full Redis is told once when it begins and once when it ends (redis-memory.ts), whatever publishers do meanwhile.
+    else if (known.code === "redis_full") logger.debug(line, "request refused");
     else if (known.status < 500) logger.info(line, "request refused");
     else {
       const err = known.cause ?? known;

@@ -11,10 +11,11 @@ import type {
 } from "../shared/api.js";
 
 export interface Bridge {
+  /** Throws redis_full, redis_unavailable, outcome_unknown. */
   prepare(
     input: PrepareRequest,
   ): Promise<{ connectionId: string; token: string; expiresAt: string }>;
-  /** Throws connection_not_found, connection_ended, log_full, idempotency_…, redis_unavailable, outcome_unknown, no_replica. */
+  /** Throws connection_not_found, connection_ended, log_full, redis_full, idempotency_…, redis_unavailable, outcome_unknown, no_replica. */
   push(push: Push): Promise<Pushed>;
   /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
   settle(push: Push, answer: StoredAnswer): Promise<void>;

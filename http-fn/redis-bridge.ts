@@ -4,11 +4,12 @@ import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded } from "../shared/errors.js";
 import {
   isConnectionId,
+  newConnectionId,
   newScheduledId,
   parseMessageId,
   randomBase62,
 } from "../shared/ids.js";
-import { channels } from "../shared/keys.js";
+import { channels, keys } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import { Receipts } from "../shared/receipts.js";
@@ -22,6 +23,11 @@ const busyMarginMs = 2_000;
 /** How long the owner of a connection may take to decide about a recall (rule 10). */
 const recallDeadlineMs = 1_000;
 
+/** What a new connection takes besides its labels and groups, rounded up; bytes. */
+const connectionBytes = 1_024;
+/** BullMQ's queue of scheduled messages lies under this tag, and holds their bodies in base64. */
+const scheduleTag = keys.scheduleQueue.slice(1, -1);
+
 const acceptedUntil = isoTimes();
 
 /** A bridge with its connections; `close` ends them. */
@@ -33,7 +39,7 @@ export interface OpenBridge {
 /** Connects to Redis in the background: a bridge exists before its Redis answers. */
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, replication, tokens } = stores;
+  const { redis, memory, registry, log, queues, replication, tokens } = stores;
   const receipts = new Receipts(redis, log, config.receiptMs);
 
   function refuseUnknown(connectionId: string): void {
@@ -112,8 +118,26 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     }
   }
 
+  /**
+   * Before anything is stored. Throws redis_full, but not at a request that was taken before: it adds nothing, and its
+   * publisher must not hear that its message is not there.
+   */
+  async function admit(request: Push): Promise<void> {
+    const { connectionId, body, dueAtMs, idempotency } = request;
+    try {
+      const known = memory.admit(connectionId, body.length);
+      if (known) await known;
+      if (dueAtMs !== undefined)
+        await memory.admit(scheduleTag, body.length * 2);
+    } catch (error) {
+      if (!idempotency || !(await log.knows(connectionId, idempotency)))
+        throw error;
+    }
+  }
+
   async function push(request: Push): Promise<Pushed> {
     refuseUnknown(request.connectionId);
+    await admit(request);
     const durable = request.durability === "replica";
     const deadline = durable ? performance.now() + confirmWithinMs : 0;
     if (durable) await replication.ready(request.connectionId);
@@ -235,7 +259,9 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
 
   const bridge: Bridge = {
     async prepare(input) {
-      const { connectionId, expiresAtMs } = await registry.prepare(input);
+      const connectionId = newConnectionId();
+      await memory.admit(connectionId, connectionBytes);
+      const { expiresAtMs } = await registry.prepare(input, connectionId);
       return {
         connectionId,
         token: await tokens.forConnection(connectionId, input.userId ?? ""),

@@ -286,6 +286,11 @@ const variables = {
     fallback: "67108864",
     why: "bytes that may wait for one connection; more answers 429 log_full",
   },
+  REDIS_MEMORY_HIGH: {
+    kind: number(0, 1, "maxmemory as a share"),
+    fallback: "0.85",
+    why: "share of Redis's maxmemory from which on pushes and new connections answer 503 redis_full; the rest is for those who drain; 0 is off",
+  },
   DURABILITY: {
     kind: oneOf("local", "replica"),
     fallback: "local",
@@ -336,6 +341,8 @@ export interface Config {
   readonly slowBytes: number;
   readonly logMaxMessages: number;
   readonly logMaxBytes: number;
+  /** Share of maxmemory; 0 never refuses. */
+  readonly redisMemoryHigh: number;
   readonly durability: Values["DURABILITY"];
   readonly logLevel: Values["LOG_LEVEL"];
   readonly local: boolean;
@@ -414,6 +421,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     slowBytes: values.SLOW_BYTES,
     logMaxMessages: values.LOG_MAX_MESSAGES,
     logMaxBytes: values.LOG_MAX_BYTES,
+    redisMemoryHigh: values.REDIS_MEMORY_HIGH,
     durability: values.DURABILITY,
     logLevel: values.LOG_LEVEL,
     local: values.BRIDGE_LOCAL,

@@ -6,6 +6,7 @@
  * header, so that the writers of the wire format stand here and its readers in entry.ts. Header, separated by spaces:
  *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- binary contentType
  */
+import { drains } from "./full.js";
 import type { Script } from "./redis.js";
 
 /** Shared by all: clock, number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
@@ -298,8 +299,7 @@ return gone
 export const dropDueScript: Script = {
   name: "bridgeDropDue",
   keys: 2,
-  lua: `${prelude}
-local waiting = redis.call('HGET', KEYS[2], ARGV[1])
+  lua: `${prelude}${drains()}local waiting = redis.call('HGET', KEYS[2], ARGV[1])
 if waiting and string.sub(waiting, 1, 1) == 'w' then
   redis.call('HSET', KEYS[2], ARGV[1], 'u:' .. text(ms) .. ':' .. waiting)
   news('f')
@@ -371,8 +371,7 @@ return 1
 export const readScript: Script = {
   name: "bridgeRead",
   keys: 4,
-  lua: `${prelude}${drop}
-local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state', 'run')
+  lua: `${prelude}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state', 'run')
 if not c[4] then return {'missing'} end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return {'fenced'} end
 if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[4] ~= 'open' then return {'missing'} end
@@ -427,8 +426,7 @@ return out
 export const reportScript: Script = {
   name: "bridgeReport",
   keys: 4,
-  lua: `${prelude}
-local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
+  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end
 if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[2] ~= 'open' then return 'missing' end
@@ -468,8 +466,7 @@ return 'ok'
 export const pruneScript: Script = {
   name: "bridgePrune",
   keys: 5,
-  lua: `${prelude}
-redis.call('HSET', KEYS[1], 'pruneAt', text(ms + tonumber(ARGV[1]) / 4))
+  lua: `${prelude}${drains()}redis.call('HSET', KEYS[1], 'pruneAt', text(ms + tonumber(ARGV[1]) / 4))
 for _, row in ipairs(redis.call('XREVRANGE', KEYS[3], text(ms - tonumber(ARGV[1])), '-', 'COUNT', 50)) do
   local acked = row[2][4]
   if acked ~= '' then
@@ -503,8 +500,7 @@ return 1
 export const recallScript: Script = {
   name: "bridgeRecall",
   keys: 4,
-  lua: `${prelude}${drop}
-local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'lease', 'acked', 'sent', 'readTo')
+  lua: `${prelude}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'lease', 'acked', 'sent', 'readTo')
 if not c[1] then return 'not_found' end
 local seq = tonumber(ARGV[1])
 local row = redis.call('XRANGE', KEYS[4], ARGV[1], ARGV[1], 'COUNT', 1)[1]
@@ -529,8 +525,7 @@ return 'recalled'
 export const recallScheduledScript: Script = {
   name: "bridgeRecallScheduled",
   keys: 2,
-  lua: `${prelude}
-local w = redis.call('HGET', KEYS[2], ARGV[1])
+  lua: `${prelude}${drains()}local w = redis.call('HGET', KEYS[2], ARGV[1])
 if not w then return 'not_found' end
 if string.sub(w, 1, 1) ~= 'w' then return w end
 if redis.call('HGET', KEYS[1], 'state') == 'ended' then return 'ended' end
@@ -590,12 +585,12 @@ return {'facts', text(ms), seq, exp, online, c[2] or '0', c[3] or '0', c[1], c[4
 `,
 };
 
-/** Completes a stored first answer; an empty one says that there will be none. KEYS idempotency; ARGV answer. */
+/** Completes a stored first answer; an empty one says that there will be none. KEYS idempotency conn; ARGV answer. */
 export const settleScript: Script = {
   name: "bridgeSettle",
-  keys: 1,
+  keys: 2,
   lua: `
-local v = redis.call('GET', KEYS[1])
+${drains("KEYS[2]")}local v = redis.call('GET', KEYS[1])
 if not v then return 0 end
 local facts = string.match(v, '^(%S+ %d+ %S+ %d+ %d %S+)')
 if ARGV[1] == '' then facts = string.gsub(facts, '^(%S+) %d+', '%1 0') end

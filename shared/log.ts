@@ -417,6 +417,15 @@ export class Log {
     return appended;
   }
 
+  /** Whether a request with this key was taken before. */
+  async knows(
+    connectionId: string,
+    idempotency: Pick<Idempotency, "key">,
+  ): Promise<boolean> {
+    const key = keys.idempotency(connectionId, idempotency.key);
+    return (await this.#redis.command("EXISTS", key)) === 1;
+  }
+
   /** Stores the final answer of a waited push for replays; "" when there will be none. */
   async settle(
     connectionId: string,
@@ -425,7 +434,10 @@ export class Log {
   ): Promise<void> {
     await this.#redis.run(
       settleScript,
-      [keys.idempotency(connectionId, idempotency.key)],
+      [
+        keys.idempotency(connectionId, idempotency.key),
+        keys.connection(connectionId),
+      ],
       [answer],
     );
   }

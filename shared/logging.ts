@@ -39,3 +39,14 @@ export function createLogger(name: string, level: string): Logger {
 export function loggableUrl(url: string): string {
   return url.replace(/=[^&#]*/g, "=***");
 }
+
+/** For a line that would else come with every request: says yes at most once in `ms`. */
+export function sparing(ms: number): () => boolean {
+  let next = -Infinity;
+  return () => {
+    const now = performance.now();
+    if (now < next) return false;
+    next = now + ms;
+    return true;
+  };
+}

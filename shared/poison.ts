@@ -8,6 +8,7 @@
  * 5 s were survived. An ack that gets on clears every suspicion, so a bad line accuses nobody for long. Only the end of
  * a socket is looked at, never a message.
  */
+import { drains } from "./full.js";
 import { keys } from "./keys.js";
 import { drop, prelude } from "./log-scripts.js";
 import type { RedisLink, Script } from "./redis.js";
@@ -28,8 +29,7 @@ export const cautiousAfter = 3;
 export const accuseScript: Script = {
   name: "bridgeAccuse",
   keys: 3,
-  lua: `${prelude}${drop}
-local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'acked', 'suspect')
+  lua: `${prelude}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'acked', 'suspect')
 if c[1] ~= 'open' or c[2] ~= ARGV[1] then return '' end
 local row = ARGV[3] == '1' and redis.call('XRANGE', KEYS[2], '(' .. (c[3] or '0'), '+', 'COUNT', 1)[1]
 local first = row and string.match(row[1], '^%d+')

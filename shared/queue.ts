@@ -24,7 +24,8 @@ import {
 import { BridgeError } from "./errors.js";
 import type { Append } from "./log.js";
 import { bullPrefix, channels, horizonMs, keys } from "./keys.js";
-import type { Logger } from "./logging.js";
+import { isOutOfMemory, redisFull } from "./full.js";
+import { sparing, type Logger } from "./logging.js";
 import type { RedisLink } from "./redis.js";
 
 /** How long an add may take; the 202 does not depend on it. */
@@ -39,6 +40,10 @@ const lockMs = 30_000;
 const stalledInterval = 5_000;
 /** A failed fetch is tried again after this long (BullMQ's own default of 15 s is for batch work). */
 const fetchRetryMs = 500;
+/** The same while Redis is out of memory, where no fetch succeeds: each waits twice as long, up to this. */
+const fetchRetryMsMost = 5_000;
+/** What goes wrong with every job while Redis refuses writes is told this often. */
+const tellEveryMs = 10_000;
 /** How many Queue objects are kept for adding. */
 const queuesMax = 2_000;
 /** A scheduled message may outlive any number of instances that died with it. */
@@ -73,6 +78,8 @@ export class DeliveryQueues {
   readonly #queues = new Map<string, Queue>();
   #scheduleWorker: Worker<ScheduledJob> | undefined;
   #closed = false;
+  readonly #mayTellWake = sparing(tellEveryMs);
+  readonly #mayTellSchedule = sparing(tellEveryMs);
 
   constructor(redis: RedisLink, logger: Logger) {
     this.#redis = redis;
@@ -164,7 +171,11 @@ export class DeliveryQueues {
     try {
       await Promise.race([add(), deadline]);
     } catch (error) {
-      this.#logger.warn({ err: error, connectionId }, "deliver job not added");
+      const level = this.#mayTellWake() ? "warn" : "debug";
+      this.#logger[level](
+        { err: error, connectionId },
+        "deliver job not added",
+      );
     } finally {
       clearTimeout(timer);
     }
@@ -199,7 +210,10 @@ export class DeliveryQueues {
     return ids.length;
   }
 
-  /** Stores a message until it is due. The job's ID is the message's, so adding it twice is adding it once. */
+  /**
+   * Stores a message until it is due. The job's ID is the message's, so adding it twice is adding it once. Throws
+   * redis_full when it surely was not stored.
+   */
   async schedule(
     push: Append,
     scheduledId: string,
@@ -216,13 +230,17 @@ export class DeliveryQueues {
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
     };
-    await queue.add("push", data, {
-      jobId: `s${scheduledId}`,
-      delay: delayMs,
-      removeOnComplete: true,
-      attempts: always,
-      backoff: { type: "fixed", delay: 1_000 },
-    });
+    try {
+      await queue.add("push", data, {
+        jobId: `s${scheduledId}`,
+        delay: delayMs,
+        removeOnComplete: true,
+        attempts: always,
+        backoff: { type: "fixed", delay: 1_000 },
+      });
+    } catch (error) {
+      throw isOutOfMemory(error) ? redisFull({}, error) : error;
+    }
   }
 
   /** Removes the job of a recalled message; the recall itself is in the connection's hash. */
@@ -268,9 +286,10 @@ export class DeliveryQueues {
       },
       factory,
     );
-    worker.on("error", (error) =>
-      this.#logger.warn({ err: error }, "schedule worker error"),
-    );
+    worker.on("error", (error) => {
+      const level = this.#mayTellSchedule() ? "warn" : "debug";
+      this.#logger[level]({ err: error }, "schedule worker error");
+    });
     this.#scheduleWorker = worker;
   }
 
@@ -292,14 +311,21 @@ export class DeliveryQueues {
 /**
  * While Redis is away our connection refuses a command in the same turn of the event loop. BullMQ takes that for no
  * error of the connection and asks again at once, for ever, and nothing else of the process runs: a refusal must last.
+ * So must that of a Redis out of memory, where even a fetch from an empty queue is refused.
  */
 function patient(backend: RedisQueueBackend): RedisQueueBackend {
   const fetchJob = backend.moveToActive.bind(backend);
+  let retryMs = fetchRetryMs;
   backend.moveToActive = async (...args) => {
     try {
-      return await fetchJob(...args);
+      const fetched = await fetchJob(...args);
+      retryMs = fetchRetryMs;
+      return fetched;
     } catch (error) {
-      await sleep(fetchRetryMs);
+      await sleep(retryMs);
+      retryMs = isOutOfMemory(error)
+        ? Math.min(retryMs * 2, fetchRetryMsMost)
+        : fetchRetryMs;
       throw error;
     }
   };

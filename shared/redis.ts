@@ -8,9 +8,10 @@
 import { EventEmitter } from "node:events";
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { BridgeError } from "./errors.js";
+import { isOutOfMemory, redisFull } from "./full.js";
 import { channels } from "./keys.js";
 import { slotOf } from "./slots.js";
-import type { Logger } from "./logging.js";
+import { sparing, type Logger } from "./logging.js";
 
 /** A Lua script with its name and the number of its keys. Sent once, then by its hash. */
 export interface Script {
@@ -35,9 +36,15 @@ const canarySilenceMs = 5_000;
 /** How often a suspect Redis is asked whether it is back. */
 const suspectProbeMs = 100;
 
-/** Redis errors that say "not executed, come back": the server, not the command, is at fault. */
+/** A state of Redis that refuses every write is told this often, not with every write. */
+const tellEveryMs = 10_000;
+
+/**
+ * Redis errors that say "not executed, come back": the server, not the command, is at fault. Before Redis 7 the error of
+ * a script wraps the word.
+ */
 const serverAway =
-  /^(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|OOM|BUSY|UNKILLABLE)\b/;
+  /(?:^| -)(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|MISCONF|BUSY|UNKILLABLE)\b/;
 
 /** ioredis options with the reply form left at its default, which the types of ioredis 6 insist on. */
 type Options = Omit<RedisOptions, "replyMapping">;
@@ -148,6 +155,9 @@ function connect(address: Address, extra: Options): Client {
   const [node] = address.nodes;
   return new BatchingRedis({ ...common, ...node });
 }
+
+const addressOf = ({ options }: Redis): string =>
+  `${options.host}:${options.port}`;
 
 /** A connection to one master and no other. */
 export type MasterConnection = Redis;
@@ -273,7 +283,7 @@ export class Subscriptions extends EventEmitter<{ gap: [] }> {
 /** What an ioredis client offers to a script call. */
 type ScriptCall = (...args: Argument[]) => Promise<unknown>;
 
-/** A process's Redis. `run` and `command` throw `redis_unavailable` or `outcome_unknown`, nothing else of Redis. */
+/** A process's Redis. `run` and `command` throw redis_unavailable, redis_full or outcome_unknown, nothing else of Redis. */
 export class RedisLink {
   readonly mode: Address["mode"];
   /** The command that rings a bell from a script. */
@@ -287,6 +297,7 @@ export class RedisLink {
   #suspect = false;
   #probe: NodeJS.Timeout | undefined;
   #closed = false;
+  readonly #mayTellFull = sparing(tellEveryMs);
   /** Until the first connection stands, or a command waited too long for it. */
   #opening: Promise<void> | undefined;
 
@@ -412,6 +423,28 @@ export class RedisLink {
     return node;
   }
 
+  /** The names of all masters, as `masterOf` gives them. */
+  async masters(): Promise<string[]> {
+    await this.ready();
+    if (!(this.client instanceof Cluster)) return ["master"];
+    return this.client.nodes("master").map(addressOf);
+  }
+
+  /** What a master says of its memory: the text of INFO. */
+  async memoryOf(master: string): Promise<string> {
+    if (this.#opening) await this.#opened();
+    const client =
+      this.client instanceof Cluster
+        ? this.client.nodes("master").find((node) => addressOf(node) === master)
+        : this.client;
+    if (!client || this.#suspect) throw away();
+    try {
+      return await client.info("memory");
+    } catch (error) {
+      throw this.#translate(error);
+    }
+  }
+
   /**
    * A connection of its own to a master. What was not answered when it broke is refused and never sent again: an order
    * of commands that means something (replication.ts) must not be torn apart.
@@ -467,6 +500,11 @@ export class RedisLink {
         error,
       );
     }
+    if (isOutOfMemory(error)) {
+      if (this.#mayTellFull())
+        this.#logger.warn("Redis is out of memory and refuses writes");
+      return redisFull({}, error);
+    }
     if (
       message.startsWith("Stream isn't writeable") ||
       message.includes("enableOfflineQueue") ||
@@ -518,5 +556,17 @@ export class RedisLink {
 }
 
 function away(cause?: unknown): BridgeError {
-  return new BridgeError("redis_unavailable", { retryAfterSeconds: 1 }, cause);
+  // The one cause that lies beside Redis and can be told in a word.
+  const disk = cause instanceof Error && /\bMISCONF\b/.test(cause.message);
+  return new BridgeError(
+    "redis_unavailable",
+    {
+      ...(disk && {
+        detail:
+          "Redis cannot write to its disk and takes no writes until it can",
+      }),
+      retryAfterSeconds: 1,
+    },
+    cause,
+  );
 }

@@ -4,6 +4,7 @@
  * States: prepared → open ⇄ away → ended. The owner is fenced by an epoch that follows the clock, so that it grows
  * across a failover; every effect of an owner compares it (log-scripts.ts).
  */
+import { drains } from "./full.js";
 import type { Script } from "./redis.js";
 
 const prelude = `
@@ -61,8 +62,7 @@ return text(expires)
 export const claimScript: Script = {
   name: "bridgeClaim",
   keys: 20,
-  lua: `${prelude}
-local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
+  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
   'user', 'groups', 'labels', 'permissions', 'created', 'suspect')
 if not c[1] then return {'not_found'} end
 if c[1] == 'ended' then return {'ended', c[4], c[5]} end
@@ -106,8 +106,7 @@ return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.c
 export const renewScript: Script = {
   name: "bridgeRenew",
   keys: 2,
-  lua: `${prelude}
-local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq')
+  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq')
 if c[1] ~= 'open' or c[2] ~= ARGV[1] or tonumber(c[3] or 0) < tonumber(ARGV[3]) then return {'changed'} end
 redis.call('HSET', KEYS[1], 'lease', ms + tonumber(ARGV[2]))
 return {'ok', c[3] or '0', redis.call('LLEN', KEYS[2])}
@@ -123,8 +122,7 @@ return {'ok', c[3] or '0', redis.call('LLEN', KEYS[2])}
 export const restoreScript: Script = {
   name: "bridgeRestore",
   keys: 20,
-  lua: `${prelude}
-local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords')
+  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords')
 local mine = tonumber(ARGV[1])
 if c[1] == 'ended' then return {'ended', c[4] or '1000', c[5] or ''} end
 local epoch = tonumber(c[2] or 0)
@@ -206,6 +204,19 @@ else
 end
 finish(tonumber(c[5] or 0), over, reason, '4510', 'the connection is gone', keep, ARGV[3], ARGV[4], ARGV[5])
 return {'ended', text(ms + keep), text(ms), text(over)}
+`,
+};
+
+/**
+ * A connection's place in one of the lists of all. Draining needs it, too (full.ts): of a sorted set a member that is not
+ * there is removed. KEYS list; ARGV score connectionId
+ */
+export const placeScript: Script = {
+  name: "bridgePlace",
+  keys: 1,
+  lua: `
+redis.call('ZREM', KEYS[1], '')
+return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 `,
 };
 

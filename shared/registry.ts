@@ -23,6 +23,7 @@ import {
   endScript,
   inspectScript,
   lapseScript,
+  placeScript,
   prepareScript,
   releaseScript,
   renewScript,
@@ -37,6 +38,7 @@ export const registryScripts: readonly Script[] = [
   releaseScript,
   endScript,
   lapseScript,
+  placeScript,
   inspectScript,
 ];
 
@@ -98,7 +100,7 @@ function endingKeys(id: string): string[] {
 
 const claimKeys = (id: string) => [...connectionKeys(id), ...queueKeys(id)];
 
-/** The registry, in Redis. Throws `redis_unavailable` or `outcome_unknown` when Redis is away or silent. */
+/** The registry, in Redis. Throws redis_unavailable or outcome_unknown when Redis is away or silent. */
 export class Registry {
   readonly #redis: RedisLink;
   readonly #options: RegistryOptions;
@@ -115,8 +117,8 @@ export class Registry {
   /** Makes a connection that waits for its client. Default wait: PREPARED_SECONDS. */
   async prepare(
     request: PrepareRequest,
+    connectionId = newConnectionId(),
   ): Promise<{ connectionId: string; expiresAtMs: number }> {
-    const connectionId = newConnectionId();
     const waitMs =
       request.expiresIn === undefined
         ? this.#options.preparedMs
@@ -144,8 +146,9 @@ export class Registry {
     listed = false,
   ): Promise<void> {
     await Promise.all([
-      this.#redis.command("ZADD", keys.due, atMs, connectionId),
-      listed && this.#redis.command("ZADD", keys.connections, 0, connectionId),
+      this.#redis.run(placeScript, [keys.due], [atMs, connectionId]),
+      listed &&
+        this.#redis.run(placeScript, [keys.connections], [0, connectionId]),
     ]);
   }
 

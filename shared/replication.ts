@@ -8,6 +8,7 @@
  * vouch for a push that only its predecessor had.
  */
 import { BridgeError } from "./errors.js";
+import { drains } from "./full.js";
 import { bullPrefix, keys } from "./keys.js";
 import type { Logger } from "./logging.js";
 import type { MasterConnection, RedisLink, Script } from "./redis.js";
@@ -35,7 +36,7 @@ const markScript: Script = {
   name: "bridgeMarkReplica",
   keys: 2,
   lua: `
-if ARGV[1] ~= '' then
+${drains()}if ARGV[1] ~= '' then
   local known = redis.call('HMGET', KEYS[1], 'state', 'durable')
   if known[1] and tonumber(known[2] or 0) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'durable', ARGV[1]) end
 else

@@ -5,12 +5,14 @@ import type { Logger } from "./logging.js";
 import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
+import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts } from "./registry.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 
 export interface Stores {
   redis: RedisLink;
+  memory: RedisMemory;
   registry: Registry;
   log: Log;
   queues: DeliveryQueues;
@@ -27,6 +29,8 @@ export function openStores(config: Config, logger: Logger): Stores {
     [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
     logger,
   );
+  const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
+  void memory.look();
   const registry = new Registry(redis, config);
   const log = new Log(
     redis,
@@ -43,6 +47,7 @@ export function openStores(config: Config, logger: Logger): Stores {
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
   return {
     redis,
+    memory,
     registry,
     log,
     queues,

@@ -108,14 +108,17 @@ export class Tokens {
 
   /** One secret for all instances, kept in Redis, made by whoever comes first. */
   async #generated(): Promise<JSONWebKeySet> {
-    await this.#redis.command(
-      "SET",
-      keys.tokenSecret,
-      randomBytes(32).toString("base64url"),
-      "NX",
-    );
-    const k = String(await this.#redis.command("GET", keys.tokenSecret));
-    return { keys: [{ kty: "oct", kid: "bridge", alg: "HS256", k }] };
+    const read = () => this.#redis.command("GET", keys.tokenSecret);
+    let k = await read();
+    // Looked for first: a Redis that is full refuses a SET even where it would change nothing.
+    if (typeof k !== "string") {
+      const fresh = randomBytes(32).toString("base64url");
+      await this.#redis.command("SET", keys.tokenSecret, fresh, "NX");
+      k = await read();
+    }
+    return {
+      keys: [{ kty: "oct", kid: "bridge", alg: "HS256", k: String(k) }],
+    };
   }
 
   /** Whether a client without a token may be told that it could have one. */

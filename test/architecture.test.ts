@@ -73,6 +73,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "config.ts",
       "errors.ts",
       "close-codes.ts",
+      "full.ts",
       "ids.ts",
       "keys.ts",
       "logging.ts",
@@ -84,6 +85,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
     [
       "entry.ts",
       "log-scripts.ts",
+      "redis-memory.ts",
       "registry-scripts.ts",
       "replication.ts",
       "tokens.ts",

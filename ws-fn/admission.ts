@@ -1,6 +1,8 @@
 /** Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. */
 import { BridgeError } from "../shared/errors.js";
+import { newConnectionId } from "../shared/ids.js";
 import type { Logger } from "../shared/logging.js";
+import type { RedisMemory } from "../shared/redis-memory.js";
 import type { Registry } from "../shared/registry.js";
 import type { TokenClaims, Tokens } from "../shared/tokens.js";
 import { bridgeSpeaker } from "./bridge-v1.js";
@@ -12,11 +14,15 @@ import { rawSpeaker } from "./raw.js";
 export interface AdmissionDeps {
   instance: string;
   registry: Registry;
+  memory: Pick<RedisMemory, "admit">;
   tokens: Tokens;
   pulse: Pulse;
   logger: Logger;
   config: { leaseMs: number; allowAnonymous: boolean };
 }
+
+/** What a new connection takes, rounded up; bytes. */
+const connectionBytes = 2_048;
 
 const anonymous: TokenClaims = {
   connectionId: undefined,
@@ -47,24 +53,31 @@ async function identify(
   return claims;
 }
 
+/** A connection for a client that brings none. Throws redis_full. */
+async function begin(
+  { registry, memory }: AdmissionDeps,
+  { userId, groups, permissions }: TokenClaims,
+): Promise<string> {
+  const connectionId = newConnectionId();
+  await memory.admit(connectionId, connectionBytes);
+  await registry.prepare(
+    { ...(userId === "" ? {} : { userId }), groups, permissions },
+    connectionId,
+  );
+  return connectionId;
+}
+
 /**
  * Checks who it is and takes the connection. Throws token_invalid, token_expired, connection_ended (also for one that is
- * not known any more), redis_unavailable.
+ * not known any more), redis_unavailable; redis_full only for a client that brings no connection: all others are let
+ * in however full Redis is, because they take what waits for them out of it.
  */
 export async function admit(
   deps: AdmissionDeps,
   asked: Asked,
 ): Promise<Admitted> {
   const claims = await identify(deps, asked);
-  const connectionId =
-    claims.connectionId ??
-    (
-      await deps.registry.prepare({
-        ...(claims.userId === "" ? {} : { userId: claims.userId }),
-        groups: claims.groups,
-        permissions: claims.permissions,
-      })
-    ).connectionId;
+  const connectionId = claims.connectionId ?? (await begin(deps, claims));
   const lease = new Lease(deps.pulse, deps.config.leaseMs);
   const confirmed = lease.renewal();
   const claim = await deps.registry

@@ -20,11 +20,12 @@ async function main(): Promise<void> {
   const logger = createLogger("ws-fn", config.logLevel);
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
-  const { redis, registry, log, queues, replication, tokens } = stores;
+  const { redis, memory, registry, log, queues, replication, tokens } = stores;
   const pulse = new Pulse();
   const server = new BridgeServer({
     instance,
     registry,
+    memory,
     log,
     queues,
     redis,

@@ -6,6 +6,7 @@ import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import { startProxy } from "../../scripts/lab/proxy.js";
 import { publish, tally } from "../fixtures/publishers.js";
 import { clusterRedis, sentinelRedis } from "../../scripts/lab/redis.js";
+import { slotOf } from "../../shared/slots.js";
 import { until } from "../../scripts/lab/until.js";
 
 async function start(t: Test, url: string) {
@@ -94,7 +95,28 @@ async function serves(
 
 t.test("on a Cluster", async (t) => {
   const cluster = await clusterRedis(t);
-  await serves(t, await start(t, cluster.url));
+  const pair = await start(t, cluster.url);
+  await serves(t, pair);
+
+  const { backend } = pair;
+  const master = (id: string) =>
+    Math.floor(slotOf(id) / Math.ceil(16_384 / cluster.masters.length));
+  const { connectionId: here } = await backend.prepare();
+  const { connectionId: there } = await until(async () => {
+    const prepared = await backend.prepare();
+    return master(prepared.connectionId) === master(here)
+      ? undefined
+      : prepared;
+  });
+  await cluster.masters[master(here)]?.cli("CONFIG", "SET", "maxmemory", "1mb");
+  // The problem of the mark names it; that of Redis itself could not.
+  const refused = await until(async () => {
+    const answer = await backend.push(here, "no room");
+    return "limit" in answer.json() ? answer : undefined;
+  });
+  t.match(refused.json(), { code: "redis_full", limit: 891_289 });
+  const taken = await backend.push(there, "room");
+  t.equal(taken.status, 202, "each master is full by itself");
 });
 
 t.test("through Sentinels, before and after a failover", async (t) => {

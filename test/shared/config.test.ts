@@ -38,6 +38,7 @@ t.test("nothing set is a keyless bridge on loopback", async (t) => {
     executionMs: 0,
     logMaxMessages: 10_000,
     logMaxBytes: 67_108_864,
+    redisMemoryHigh: 0.85,
     logLevel: "info",
     local: false,
   });
@@ -93,6 +94,7 @@ t.test("a bad value is one line that names it", async (t) => {
     ["TTL_DEFAULT_SECONDS", "604801"],
     ["LOG_MAX_MESSAGES", "0", "1.5"],
     ["LOG_MAX_BYTES", "262143"],
+    ["REDIS_MEMORY_HIGH", "-0.1", "1.01", "85"],
     ["LOG_LEVEL", "loud", "INFO"],
     ["BRIDGE_LOCAL", "yes"],
     ["ALLOW_ANONYMOUS", "maybe"],
