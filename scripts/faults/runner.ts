@@ -124,7 +124,13 @@ export class Runner {
         // One world after the other: all at once, none of them stands for long.
         const starting = this.#starting.then(() => {
           if (this.#isStopped) throw new Error("stopped");
-          return startWorld(scope, this.#specOf(row), ENV[form]);
+          const spec = this.#specOf(row);
+          const { env, shortEnv } = spec;
+          return startWorld(
+            scope,
+            form === "short" ? { ...spec, env: { ...env, ...shortEnv } } : spec,
+            ENV[form],
+          );
         });
         this.#starting = starting.catch(() => undefined);
         standing.world = await starting;
