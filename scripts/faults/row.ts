@@ -15,7 +15,7 @@ export interface Row<Size = unknown> {
   readonly world: WorldSpec;
   /** What `inject` gets: the short form shows the fault, the long one has the documented durations and counts. */
   readonly sizes: { readonly short: Size; readonly long: Size };
-  /** Most time `inject` and the check together may take, s. Default 90 and 1,800. */
+  /** Most time `inject` and the check together may take, s. Default 300 and 1,800. */
   readonly limitSeconds?: { readonly short: number; readonly long: number };
   /** Its messages kill pages: elsewhere it is wrong that one is given up as poison. Default false. */
   readonly isPoisonous?: boolean;

@@ -1,5 +1,6 @@
 /** Every row there is, in the order in which they run: equal worlds follow one another. */
 import { cutAroundAck, keyRepeated, pushedToEnded } from "./rows/clients.js";
+import { abandoned } from "./rows/cycles.js";
 import { blackHole, lossy, offline, storm } from "./rows/lines.js";
 import { memoryFull } from "./rows/memory.js";
 import { killed, killedThreeTimes, rolling } from "./rows/owners.js";
@@ -20,6 +21,7 @@ export const rows: readonly Row[] = [
   storm,
   claimedTwice,
   poison,
+  abandoned,
   memoryFull,
   stopped,
   blocked,

@@ -14,16 +14,24 @@ const SERVER_HEARTBEATS = 4;
 const SLACK_MS = 15_000;
 const PATIENCE_MS = 30_000;
 
-const behindProxies: WorldSpec = {
+/** Seconds of the resume window: what the world below says in the short form, and the default. */
+const WINDOW = { short: 8, long: 120 };
+/** Lines that can be made bad, and windows that can be waited for. */
+export const badLines: WorldSpec = {
   redis: "single",
   front: "proxy",
-  shortEnv: { HEARTBEAT_SECONDS: "1" },
+  env: { LOG_MAX_MESSAGES: "1000" },
+  shortEnv: {
+    HEARTBEAT_SECONDS: "1",
+    RESUME_SECONDS: String(WINDOW.short),
+    LOG_MAX_MESSAGES: "300",
+  },
 };
 
 export const blackHole = row({
   id: "A16",
   title: "the line to ws-fn swallows everything, nothing is closed",
-  world: behindProxies,
+  world: badLines,
   sizes: {
     short: { clients: 8, heartbeatMs: 1_000, rounds: 1 },
     long: { clients: 100, heartbeatMs: 20_000, rounds: 3 },
@@ -85,7 +93,7 @@ export const lossy = row({
   id: "A17",
   title:
     "256 kbit/s, 5 % of the chunks a retransmission late, cuts inside frames",
-  world: behindProxies,
+  world: badLines,
   sizes: {
     short: { clients: 8, rounds: 3, messages: 60 },
     long: { clients: 100, rounds: 40, messages: 600 },
@@ -182,19 +190,10 @@ async function redisClients(run: Run): Promise<number> {
     .filter((line) => line !== "" && !line.includes("cmd=client")).length;
 }
 
-/** Seconds of the window in both forms: what the world below says, and the default. */
-const WINDOW = { short: 3, long: 120 };
-
-export const smallWindows: WorldSpec = {
-  redis: "single",
-  env: { LOG_MAX_MESSAGES: "1000" },
-  shortEnv: { RESUME_SECONDS: String(WINDOW.short), LOG_MAX_MESSAGES: "100" },
-};
-
 export const offline = row({
   id: "A20",
   title: "offline for less, just less and just more than the resume window",
-  world: smallWindows,
+  world: badLines,
   sizes: {
     short: { each: 3, seconds: [1, WINDOW.short - 0.3, WINDOW.short + 1] },
     long: {
@@ -251,7 +250,7 @@ async function goAway(
           "until",
         ),
       ),
-    { message: "ws-fn noticed the cut" },
+    { ms: PATIENCE_MS, message: "ws-fn noticed the cut" },
   );
   await until(() => performance.now() - began >= ms, {
     ms: ms + PATIENCE_MS,

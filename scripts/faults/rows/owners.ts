@@ -116,6 +116,7 @@ export const rolling = row({
         const { code } = await place.process.exited;
         run.check(code === 0, `${place.process.name} ended with ${code}`);
         await until(() => staying.every(({ closed }) => closed), {
+          ms: 30_000,
           message: "who stayed heard of the end",
         });
         for (const { closed } of staying) {
@@ -161,6 +162,9 @@ async function stayer(run: Run, { process }: Place): Promise<Wire[]> {
   const { token } = await run.world.backends[0].prepare();
   const { url } = process;
   const wire = openWire(run.world.scope, { url, token, isRaw: true });
-  await until(() => wire.isWelcome, { message: "a raw socket is open" });
+  await until(() => wire.isWelcome, {
+    ms: 30_000,
+    message: "a raw socket is open",
+  });
   return [wire];
 }

@@ -12,7 +12,7 @@ import { post } from "../load.js";
 import { percentile } from "../report.js";
 import { row, type Run } from "../row.js";
 import { openWire, type Wire } from "../wire.js";
-import { smallWindows } from "./lines.js";
+import { badLines } from "./lines.js";
 
 const PATIENCE_MS = 30_000;
 
@@ -144,9 +144,9 @@ function keptBy(page: Page): Promise<Kept | undefined> {
 export const logFull = row({
   id: "A21",
   title: "one message more than may wait for a client",
-  world: smallWindows,
+  world: badLines,
   sizes: {
-    short: { rounds: 2, limit: 100, over: 20 },
+    short: { rounds: 2, limit: 300, over: 20 },
     long: { rounds: 5, limit: 1_000, over: 100 },
   },
   async inject(run, { rounds, limit, over }) {
@@ -155,7 +155,8 @@ export const logFull = row({
     const { connection } = client;
     for (let round = 0; round < rounds; round += 1) {
       // One that gets nothing and one that cannot say so: for the log both are messages that wait.
-      client.impair(round % 2 === 0 ? "deaf" : "mute");
+      client.hearing = round % 2 === 0 ? "deaf" : "mute";
+      client.impair(client.hearing);
       const wrong: string[] = [];
       let taken = 0;
       const one = async (index: number) => {
@@ -193,6 +194,7 @@ export const logFull = row({
       run.fault(over);
       run.check(taken === limit, `${taken} of ${limit} were taken`);
       run.check(wrong.length === 0, `answered ${wrong.join(", ")}`);
+      client.hearing = "all";
       client.cut();
       // Probes are refused until the acks of what waited have made room.
       await run.healed([client]);
