@@ -13,17 +13,27 @@ export interface Client {
   readonly application: Application;
   /** `performance.now()` of the last message handed over; 0 before the first. */
   readonly lastAt: number;
-  /** Message frames that came over the wire, lost ones included. */
+  /** Message frames that came over its socket of the moment, lost ones included. */
   readonly frames: number;
   /** What becomes of the frames of the sockets that it opens from now on. The socket it has keeps its own way. */
   hearing: "all" | "deaf" | "mute";
   /** Makes the socket it has deaf or mute as well. */
   impair(how: "deaf" | "mute"): void;
+  /** Nobody answers what it dials from now on. The socket it has stays. */
+  isOffline: boolean;
+  /** The row ends this connection: what its library says about that is no complaint. */
+  mayEnd: boolean;
+  /** How its sockets ended, in order; 1006 is a cut or a refusal. `at` and `dialledAt` by the wall clock. */
+  readonly ends: readonly { code: number; at: number }[];
+  readonly dialledAt: number;
   /** Cuts its socket without a word; the library dials again at once. */
   cut(): void;
   /** Calls back at every message handed over. */
   onMessage: (() => void) | undefined;
 }
+
+/** Nothing listens on it. */
+const NOWHERE = "ws://127.0.0.1:1";
 
 export interface ClientOptions {
   connection: string;
@@ -39,13 +49,19 @@ export function startClient(
 ): Client {
   let lastAt = 0;
   let frames = 0;
+  let dialledAt = 0;
+  const ends: { code: number; at: number }[] = [];
   const impaired = new WeakMap<WebSocket, "deaf" | "mute">();
   const listen = (socket: WebSocket) => {
+    socket.once("close", (code: number) => {
+      ends.push({ code, at: Date.now() });
+    });
     if (client.hearing !== "all") impaired.set(socket, client.hearing);
     // Frames reach the library by this emit; ws has no other place in which one could stop them.
     const emit = socket.emit.bind(socket);
     socket.emit = (event: string | symbol, ...rest: unknown[]) => {
-      if (event === "message" && isMessage(rest[0] as RawData)) {
+      const isCurrent = socket === client.application.socket;
+      if (event === "message" && isCurrent && isMessage(rest[0] as RawData)) {
         frames += 1;
         const { seq, redelivered, part = 1 } = parse(rest[0] as RawData);
         if (part === 1 && seq !== undefined) {
@@ -72,6 +88,12 @@ export function startClient(
     get frames() {
       return frames;
     },
+    get dialledAt() {
+      return dialledAt;
+    },
+    ends,
+    isOffline: false,
+    mayEnd: false,
     hearing: "all",
     impair: (how) => {
       impaired.set(client.application.socket, how);
@@ -81,7 +103,10 @@ export function startClient(
   };
   const application = startApplication(scope, {
     token,
-    to,
+    to: (dial) => {
+      dialledAt = Date.now();
+      return client.isOffline ? NOWHERE : to(dial);
+    },
     onSocket: listen,
     onMessage: ({ text }) => {
       lastAt = performance.now();

@@ -20,6 +20,11 @@ export interface LoadOptions {
   publishers?: number;
   /** Messages a second of all publishers together. Default 150. */
   rate?: number;
+  /**
+   * How many messages it may be ahead of what `more` asked for: while processes start, nobody needs a flood. Default: any
+   * number.
+   */
+  ahead?: number;
 }
 
 export interface Load {
@@ -36,17 +41,20 @@ export function startLoad(
   backends: readonly Backend[],
   ledger: Ledger,
   targets: () => readonly string[],
-  { publishers = 6, rate = 150 }: LoadOptions = {},
+  { publishers = 6, rate = 150, ahead = Infinity }: LoadOptions = {},
 ): Load {
   let isStopped = false;
   let answered = 0;
+  let begun = 0;
+  let allowed = ahead;
   const pauseMs = (1_000 * publishers) / rate;
   const one = async (publisher: number) => {
     for (let turn = publisher; !isStopped; turn += 1) {
       const due = performance.now() + pauseMs;
       const connections = targets();
       const connection = connections[turn % connections.length];
-      if (connection !== undefined) {
+      if (connection !== undefined && begun < allowed) {
+        begun += 1;
         const sent = ledger.invoke(connection, `p${publisher}`);
         await post(backends, sent, { first: turn });
         answered += 1;
@@ -65,6 +73,7 @@ export function startLoad(
     },
     more: async (count) => {
       const goal = answered + count;
+      allowed = Math.max(allowed, goal + ahead);
       await until(() => answered >= goal, {
         ms: GIVE_UP_MS,
         message: `${count} more are answered`,

@@ -3,11 +3,13 @@ import { parseArgs } from "node:util";
 
 import type { Row } from "./row.js";
 import type { Form } from "./run.js";
+import { soak } from "./rows/soak.js";
 
 export const usage = `npm run faults -- [options]
   --only A1,A3     these rows (default: all)
   --long           the documented durations and counts after the short form; both are printed
   --lanes n        rows side by side (default 3; with --long 2)
+  --soak minutes   mixed faults every 30 s for so long, with the shipped defaults, instead of the rows
   --break          turns off the guard of each row that has one: every one of them has to fail
   --list           the rows, and what --break turns off`;
 
@@ -17,6 +19,8 @@ export interface Options {
   readonly lanes: number;
   readonly isBroken: boolean;
   readonly isList: boolean;
+  /** 0 without `--soak`. */
+  readonly soakMinutes: number;
 }
 
 /** Throws an Error with one clear line on a mistake; undefined when only help is wanted. */
@@ -30,6 +34,7 @@ export function parseOptions(
       only: { type: "string" },
       long: { type: "boolean", default: false },
       lanes: { type: "string" },
+      soak: { type: "string" },
       break: { type: "boolean", default: false },
       list: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
@@ -40,6 +45,11 @@ export function parseOptions(
   if (!Number.isInteger(lanes) || lanes < 1 || lanes > 16) {
     throw new Error(`--lanes ${values.lanes}: a whole number from 1 to 16`);
   }
+  const soakMinutes = Number(values.soak ?? 0);
+  if (!(soakMinutes >= 0 && soakMinutes <= 10_080)) {
+    throw new Error(`--soak ${values.soak}: minutes, at most a week`);
+  }
+  if (soakMinutes > 0) all = [soak(soakMinutes)];
   const named = values.only?.split(",").map((id) => {
     const found = all.find((row) => row.id === id);
     if (found) return found;
@@ -50,7 +60,9 @@ export function parseOptions(
   if (chosen.length === 0) throw new Error("--break: no row here has a guard");
   return {
     rows: chosen,
-    forms: values.long ? ["short", "long"] : ["short"],
+    forms:
+      soakMinutes > 0 ? ["long"] : values.long ? ["short", "long"] : ["short"],
+    soakMinutes,
     lanes,
     isBroken: values.break,
     isList: values.list,

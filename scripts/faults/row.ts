@@ -15,8 +15,10 @@ export interface Row<Size = unknown> {
   readonly world: WorldSpec;
   /** What `inject` gets: the short form shows the fault, the long one has the documented durations and counts. */
   readonly sizes: { readonly short: Size; readonly long: Size };
-  /** Most time `inject` and the check together may take, s. Default 90 and 1,800. */
+  /** Most time `inject` and the check together may take, s. Default 300 and 1,800. */
   readonly limitSeconds?: { readonly short: number; readonly long: number };
+  /** Its messages kill pages: elsewhere it is wrong that one is given up as poison. Default false. */
+  readonly isPoisonous?: boolean;
   /** Everything for this row alone: the next one starts another world. Default false. */
   readonly isAlone?: boolean;
   /**
@@ -34,7 +36,10 @@ export interface Run {
   /** Connections prepared, connected and heard from; client n dials place n, n + 1, … in turn. */
   clients(count: number, options?: ClientsOptions): Promise<Client[]>;
   /** Publishers to these clients; the runner stops them at the latest when `inject` is over. */
-  load(clients: readonly Client[], options?: LoadOptions): Load;
+  load(
+    clients: readonly Pick<Client, "connection">[],
+    options?: LoadOptions,
+  ): Load;
   /** So many faults were injected. Default 1. */
   fault(count?: number): void;
   /**
@@ -45,6 +50,8 @@ export interface Run {
   healed(clients: readonly Client[], since?: number): Promise<void>;
   /** A check of the row's own. */
   check(isSo: boolean, what: string): void;
+  /** This cannot be shown here, and why: the row is neither sound nor wrong. `inject` returns after it. */
+  skip(why: string): void;
   /** A figure for the row's line. */
   figure(name: string, value: number | string): void;
 }

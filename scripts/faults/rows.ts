@@ -1,7 +1,12 @@
 /** Every row there is, in the order in which they run: equal worlds follow one another. */
 import { cutAroundAck, keyRepeated, pushedToEnded } from "./rows/clients.js";
-import { killed, killedThreeTimes, rolling, stopped } from "./rows/owners.js";
+import { abandoned } from "./rows/cycles.js";
+import { blackHole, lossy, offline, storm } from "./rows/lines.js";
+import { memoryFull } from "./rows/memory.js";
+import { killed, killedThreeTimes, rolling } from "./rows/owners.js";
 import { redisKilled, repliesToHttp, repliesToWs } from "./rows/redis.js";
+import { claimedTwice, logFull, poison, reloaded } from "./rows/sessions.js";
+import { blocked, stopped } from "./rows/standstill.js";
 import type { Row } from "./row.js";
 
 export const rows: readonly Row[] = [
@@ -12,7 +17,18 @@ export const rows: readonly Row[] = [
   rolling,
   keyRepeated,
   pushedToEnded,
+  reloaded,
+  storm,
+  claimedTwice,
+  poison,
+  abandoned,
+  memoryFull,
   stopped,
+  blocked,
+  blackHole,
+  lossy,
+  offline,
+  logFull,
   repliesToHttp,
   repliesToWs,
 ];

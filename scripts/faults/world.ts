@@ -28,6 +28,8 @@ export interface WorldSpec {
   readonly front?: "proxy" | "recorder";
   /** Environment of both functions, over the form's. */
   readonly env?: Readonly<Record<string, string>>;
+  /** Over that, in the short form alone; the long one has the shipped defaults. */
+  readonly shortEnv?: Readonly<Record<string, string>>;
 }
 
 /** One of the two places of a function. Whoever stands there can be killed and replaced; its front stays. */

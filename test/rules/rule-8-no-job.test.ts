@@ -1,6 +1,7 @@
 /** Delivery rule 8: no message depends on its job, and no run on a Redis that answers. */
 import t from "tap";
 import { appendScript } from "../../shared/log-scripts.js";
+import type { Script } from "../../shared/redis.js";
 import { deliveryRun } from "../../ws-fn/delivery-run.js";
 import { Delivery } from "../../ws-fn/delivery.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
@@ -126,14 +127,22 @@ t.test("a run on a quiet connection does not linger", async (t) => {
 });
 
 t.test("a flag whose job is lost runs out by itself", async (t) => {
-  const world = await startWorld(t, redis.url);
-  const id = await prepare(world);
-  const { epoch } = await world.registry.claim(id, {
-    owner: "test",
-    protocol: "raw",
-  });
-  const job = async () => (await world.log.append(push(id, "x"))).jobEpoch;
-  t.equal(await job(), epoch);
-  t.equal(await job(), 0);
+  /** What each push says of its job, on a connection whose first job was asked for and never added. */
+  const flagged = async (scripts: readonly Script[]) => {
+    const world = await startWorld(t, redis.url, { scripts });
+    const id = await prepare(world);
+    const { epoch } = await world.registry.claim(id, {
+      owner: "test",
+      protocol: "raw",
+    });
+    const job = async () => (await world.log.append(push(id, "x"))).jobEpoch;
+    t.equal(await job(), epoch);
+    t.equal(await job(), 0);
+    return { epoch, job };
+  };
+  const forEver = changed(appendScript, "'flag', ms + 2000", "'flag', '9e15'");
+  const stuck = await flagged([forEver]);
+  const { epoch, job } = await flagged([]);
   await until(async () => (await job()) === epoch, patience);
+  t.equal(await stuck.job(), 0, "one that does not asks for no job again");
 });
