@@ -3,7 +3,8 @@ import type { Result } from "./run.js";
 
 /** `A1   ok      <title>, short | faults … | … | 4.2 s`, then what is wrong, one line each. */
 export function lineOf(result: Result): string {
-  const { row, form, verdict, figures, wrong, recoveries, seconds } = result;
+  const { row, form, verdict, figures, wrong, recoveries, seconds, skipped } =
+    result;
   const excused = Object.entries(verdict.excused).map(
     ([reason, count]) => `${count} ${reason}`,
   );
@@ -16,6 +17,11 @@ export function lineOf(result: Result): string {
     `corrupt ${verdict.corrupt}`,
     `unknown ${verdict.unknown}`,
     ...(excused.length > 0 ? [`told why not: ${excused.join(", ")}`] : []),
+    ...(verdict.forgotten + verdict.forgottenTwice > 0
+      ? [
+          `lost with Redis' own memory ${verdict.forgotten}, come twice ${verdict.forgottenTwice}`,
+        ]
+      : []),
     `wire repeats ${verdict.wire.flagged} flagged, ${verdict.wire.unflagged} not`,
     ...(recoveries.length > 0
       ? [
@@ -28,9 +34,12 @@ export function lineOf(result: Result): string {
     ),
     `${seconds.toFixed(1)} s`,
   ];
-  const state = wrong.length === 0 ? "ok" : "FAILED";
+  const state =
+    wrong.length > 0 ? "FAILED" : skipped === undefined ? "ok" : "skipped";
   const head = `${row.id.padEnd(4)} ${state.padEnd(6)} ${row.title}, ${form}`;
-  const notes = [...new Set(wrong)].map((text) => `${row.id}: ${text}`);
+  const notes = [
+    ...new Set(skipped === undefined ? wrong : [...wrong, skipped]),
+  ].map((text) => `${row.id}: ${text}`);
   return [[head, ...parts].join(" | "), ...notes].join("\n");
 }
 

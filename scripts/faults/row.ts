@@ -45,6 +45,8 @@ export interface Run {
   healed(clients: readonly Client[], since?: number): Promise<void>;
   /** A check of the row's own. */
   check(isSo: boolean, what: string): void;
+  /** This cannot be shown here, and why: the row is neither sound nor wrong. `inject` returns after it. */
+  skip(why: string): void;
   /** A figure for the row's line. */
   figure(name: string, value: number | string): void;
 }
