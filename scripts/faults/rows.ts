@@ -1,7 +1,16 @@
 /** Every row there is, in the order in which they run: equal worlds follow one another. */
 import { cutAroundAck, keyRepeated, pushedToEnded } from "./rows/clients.js";
 import { killed, killedThreeTimes, rolling, stopped } from "./rows/owners.js";
-import { redisKilled, repliesToHttp, repliesToWs } from "./rows/redis.js";
+import { cluster } from "./rows/cluster.js";
+import { diskFull } from "./rows/disk.js";
+import { masterKilled, masterKilledWithLag } from "./rows/failover.js";
+import { absentAtStart, frozen } from "./rows/frozen.js";
+import {
+  allCut,
+  redisKilled,
+  repliesToHttp,
+  repliesToWs,
+} from "./rows/redis.js";
 import type { Row } from "./row.js";
 
 export const rows: readonly Row[] = [
@@ -15,4 +24,11 @@ export const rows: readonly Row[] = [
   stopped,
   repliesToHttp,
   repliesToWs,
+  allCut,
+  frozen,
+  absentAtStart,
+  diskFull,
+  masterKilled,
+  masterKilledWithLag,
+  cluster,
 ];
