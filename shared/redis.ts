@@ -6,7 +6,7 @@
  * ones are refused after `commandTimeoutMs` and all later ones at once, until it answers again.
  */
 import { EventEmitter } from "node:events";
-import { Cluster, Redis, type RedisOptions } from "ioredis";
+import { Cluster, Redis, SentinelConnector, type RedisOptions } from "ioredis";
 import { BridgeError } from "./errors.js";
 import { isOutOfMemory, redisFull } from "./full.js";
 import { channels } from "./keys.js";
@@ -23,7 +23,9 @@ export interface Script {
 export type Argument = string | number | Buffer;
 
 /** Reconnect quickly and for ever; BullMQ's own back-off of up to 20 s would leave a bridge silent. */
-const retryMs = (times: number): number => Math.min(50 * times, 500);
+const retryMs = (times: number): number => Math.min(50 * times, 250);
+/** A Redis that still reads its data is asked again so soon; by default ioredis waits at least a second. */
+const loadingMs = 50;
 /** No answer for this long means that Redis is frozen: 503 well within the promised second. */
 const commandTimeoutMs = 800;
 const connectTimeoutMs = 2_000;
@@ -120,6 +122,27 @@ class BatchingRedis extends Redis {
   }
 }
 
+/**
+ * The way to the master by Sentinels. What watches for a new master belongs to one connection and ends with it: heard
+ * while the next one is being made, the news would end the client for good ("Connection is closed.").
+ */
+export class MasterRoute extends SentinelConnector {
+  /** ioredis hands its own options, which its type of a connector does not say. */
+  constructor(options: unknown) {
+    super(options as ConstructorParameters<typeof SentinelConnector>[0]);
+  }
+
+  override connect(
+    ...args: Parameters<SentinelConnector["connect"]>
+  ): ReturnType<SentinelConnector["connect"]> {
+    const { failoverDetector } = this as unknown as {
+      failoverDetector: { cleanup(): void } | null;
+    };
+    failoverDetector?.cleanup();
+    return super.connect(...args);
+  }
+}
+
 type Client = Redis | Cluster;
 
 function connect(address: Address, extra: Options): Client {
@@ -127,6 +150,7 @@ function connect(address: Address, extra: Options): Client {
     ...address.options,
     connectTimeout: connectTimeoutMs,
     retryStrategy: retryMs,
+    maxLoadingRetryTime: loadingMs,
     reconnectOnError: (error) => error.message.startsWith("READONLY"),
     ...extra,
   };
@@ -151,6 +175,7 @@ function connect(address: Address, extra: Options): Client {
       sentinelRetryStrategy: retryMs,
       sentinelReconnectStrategy: retryMs,
       failoverDetector: true,
+      Connector: MasterRoute,
     });
   const [node] = address.nodes;
   return new BatchingRedis({ ...common, ...node });
@@ -166,9 +191,10 @@ type Handler = (payload: Buffer) => void;
 
 /**
  * The subscriptions of a process over one connection (SSUBSCRIBE on a Cluster, one per master).
- * Emits `gap` when messages may have been missed and all channels are subscribed again.
+ * Emits `gap` when messages may have been missed and all channels are subscribed again, and `back` when commands are
+ * answered again: either may come first.
  */
-export class Subscriptions extends EventEmitter<{ gap: [] }> {
+export class Subscriptions extends EventEmitter<{ gap: []; back: [] }> {
   readonly #client: Client;
   readonly #cluster: boolean;
   readonly #handlers = new Map<string, Handler>();
@@ -190,7 +216,11 @@ export class Subscriptions extends EventEmitter<{ gap: [] }> {
       },
     );
     client.on("ready", () => void this.#onReady());
-    if (cluster) client.on("+node", () => void this.#resubscribe());
+    if (cluster) {
+      client.on("+node", () => void this.#resubscribe());
+      // Another node owns slots, known before or not; what ioredis then subscribes by itself it does not wait for.
+      client.on("subscribersReady", () => void this.#resubscribe());
+    }
   }
 
   /** Number of channels held now. */
@@ -273,6 +303,11 @@ export class Subscriptions extends EventEmitter<{ gap: [] }> {
     });
   }
 
+  /** On a Cluster: looks who owns the slots, which an idle subscriber finds out late. */
+  refresh(): void {
+    if (this.#client instanceof Cluster) this.#client.refreshSlotsCache();
+  }
+
   close(): void {
     clearInterval(this.#timer);
     this.#handlers.clear();
@@ -320,6 +355,9 @@ export class RedisLink {
     this.#opening = new Promise((resolve) => {
       this.client.once("ready", resolve);
     });
+    this.client.on("ready", () => this.#subscriptions?.emit("back"));
+    // ioredis looks only when a command met trouble: reason enough for the subscriptions to look as well.
+    this.client.on("refresh", () => this.#subscriptions?.refresh());
   }
 
   /** Counted from the first command: starting up may have taken longer than connecting. */
@@ -536,6 +574,7 @@ export class RedisLink {
         await this.client.ping();
         this.#suspect = false;
         this.#logger.info("Redis answers again");
+        this.#subscriptions?.emit("back");
       } catch {
         if (this.#closed) return;
         this.#probe = setTimeout(() => void ask(), suspectProbeMs);

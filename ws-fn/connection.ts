@@ -135,6 +135,7 @@ export class Connection {
   #leave: "end" | "release" | "nothing" = "release";
   #settle: () => void = () => undefined;
   #onGap = () => void this.#delivery.read();
+  #onBack = () => this.#delivery.lookNow();
 
   constructor(deps: ConnectionDeps, admitted: Admitted, socket: Socket) {
     const { connectionId, claim, speaker } = admitted;
@@ -270,6 +271,7 @@ export class Connection {
     this.#reporter.ack(claim.cur);
     this.#scheduleRenewal(Math.random() * (config.leaseMs / 3));
     redis.subscriptions.on("gap", this.#onGap);
+    redis.subscriptions.on("back", this.#onBack);
     await this.#subscribe();
     if (!this.#live) return;
     await this.#delivery.read();
@@ -612,6 +614,7 @@ export class Connection {
     for (const timer of this.#timers) clearTimeout(timer);
     const { registry, redis } = this.#deps;
     redis.subscriptions.off("gap", this.#onGap);
+    redis.subscriptions.off("back", this.#onBack);
     const steps: (() => Promise<unknown>)[] = [
       () => redis.subscriptions.unsubscribe(this.#channel),
       () => this.#reporter.flush(),

@@ -135,6 +135,13 @@ export class Delivery {
     void this.read();
   }
 
+  /** Redis answers again: a look that failed is not put off any longer. */
+  lookNow(): void {
+    if (this.#retry === undefined) return;
+    this.#retryMs = againMs.first;
+    void this.read();
+  }
+
   /** Nothing is written from now on. */
   stop(): void {
     this.#stopped = true;
@@ -172,6 +179,8 @@ export class Delivery {
   async #readAll(mode: "read" | "begin" | "end"): Promise<number> {
     let found = 0;
     let asked = mode;
+    clearTimeout(this.#retry);
+    this.#retry = undefined;
     try {
       while (!this.#stopped && !this.#blocked) {
         if (!this.#ports.mayWrite()) {

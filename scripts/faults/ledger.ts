@@ -16,10 +16,25 @@ export interface Sent {
   /** The body: publisher, counter, and a hash over both and the connection. */
   readonly text: string;
   outcome: Outcome;
+  /** Its first POST, and its last answer, `performance.now()`; 0 before. */
+  readonly invokedAt: number;
+  answeredAt: number;
+  /** POSTs so far. */
+  attempts: number;
   /** The message ID of its 2xx. */
   id: string | undefined;
   /** Why its receipt says that it will not come. */
   excuse: string | undefined;
+  /** Answered 2xx, and Redis has forgotten it by its own rules; see `Ledger.redisForgets`. */
+  isForgotten: boolean;
+}
+
+/** A loss of Redis' own: what it was told from `from` on (`performance.now()`) may be gone at `to`. */
+export interface Forgetting {
+  readonly from: number;
+  readonly to: number;
+  /** Answered ones may be lost, too. Where not, only those that were under way may have come twice. */
+  readonly mayLose: boolean;
 }
 
 export interface Verdict {
@@ -34,6 +49,10 @@ export interface Verdict {
   readonly lost: number;
   /** Answered 2xx and not received, by what the receipt says. */
   readonly excused: Readonly<Record<string, number>>;
+  /** Answered 2xx, not received, and unknown to Redis since it lost its own memory of those seconds. */
+  readonly forgotten: number;
+  /** Handed over once more because Redis had forgotten the first time before its sender had an answer. */
+  readonly forgottenTwice: number;
   /** Handed to the application more than once, every time but the first. */
   readonly duplicates: number;
   /** Handed over after a later one of the same publisher. */
@@ -55,6 +74,7 @@ export class Ledger {
   readonly #highest = new Map<string, number>();
   /** Frames by connection and number. */
   readonly #frames = new Map<string, number>();
+  readonly #forgettings: Forgetting[] = [];
   #inversions = 0;
   #corrupt = 0;
   #flagged = 0;
@@ -72,8 +92,12 @@ export class Ledger {
       counter,
       text,
       outcome: "invoked",
+      invokedAt: performance.now(),
+      answeredAt: 0,
+      attempts: 0,
       id: undefined,
       excuse: undefined,
+      isForgotten: false,
     };
     this.#sent.set(`${connection} ${text}`, sent);
     return sent;
@@ -110,12 +134,44 @@ export class Ledger {
     return this.#received.has(`${sent.connection} ${sent.text}`);
   }
 
+  /** Redis loses its own memory of these moments, as the setting that a row tests is documented to. */
+  redisForgets(forgetting: Forgetting): void {
+    this.#forgettings.push(forgetting);
+  }
+
+  /** Whether an accepted message that Redis does not know any more was answered in moments it may forget. */
+  mayBeForgotten({ answeredAt }: Sent): boolean {
+    return this.#forgettings.some(
+      ({ from, to, mayLose }) =>
+        mayLose && from <= answeredAt && answeredAt <= to,
+    );
+  }
+
+  /** Sent again because its first answer was lost together with Redis' memory of it. */
+  #mayComeTwice({ attempts, invokedAt, answeredAt }: Sent): boolean {
+    return this.#forgettings.some(
+      ({ from, to }) => attempts > 1 && invokedAt <= to && answeredAt >= from,
+    );
+  }
+
+  /** Longest time from the first POST of an accepted message to its 2xx, ms. */
+  slowestAnswer(): number {
+    return [...this.#sent.values()]
+      .filter(({ outcome }) => outcome === "ok")
+      .reduce(
+        (most, { invokedAt, answeredAt }) =>
+          Math.max(most, answeredAt - invokedAt),
+        0,
+      );
+  }
+
   /** Answered 2xx, not received, and not excused so far. */
   missing(): Sent[] {
     return [...this.#sent.values()].filter(
       (sent) =>
         sent.outcome === "ok" &&
         sent.excuse === undefined &&
+        !sent.isForgotten &&
         !this.hasReceived(sent),
     );
   }
@@ -130,7 +186,12 @@ export class Ledger {
       excused[sent.excuse] = (excused[sent.excuse] ?? 0) + 1;
     }
     let duplicates = 0;
-    for (const times of this.#received.values()) duplicates += times - 1;
+    let forgottenTwice = 0;
+    for (const [key, times] of this.#received) {
+      const sent = this.#sent.get(key);
+      if (sent && this.#mayComeTwice(sent)) forgottenTwice += times - 1;
+      else duplicates += times - 1;
+    }
     return {
       messages: all.length,
       ok: count("ok"),
@@ -139,6 +200,10 @@ export class Ledger {
       received: this.#received.size,
       lost: this.missing().length,
       excused,
+      forgotten: all.filter(
+        (sent) => sent.isForgotten && !this.hasReceived(sent),
+      ).length,
+      forgottenTwice,
       duplicates,
       inversions: this.#inversions,
       corrupt: this.#corrupt,

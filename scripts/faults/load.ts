@@ -25,6 +25,14 @@ export interface LoadOptions {
    * number.
    */
   ahead?: number;
+  /** Every other publisher sends each message once, without a key: only the bridge's own care keeps it single. */
+  halfKeyless?: boolean;
+  /** Instead of keys that stay the same for a message: a new one for each attempt. */
+  freshKeys?: boolean;
+  /** Of every POST, with its question mark. */
+  query?: string;
+  /** Every answer to a POST, and how long it took, ms; undefined when there was none. */
+  heard?: (answer: Answer | undefined, ms: number) => void;
 }
 
 export interface Load {
@@ -41,7 +49,13 @@ export function startLoad(
   backends: readonly Backend[],
   ledger: Ledger,
   targets: () => readonly string[],
-  { publishers = 6, rate = 150, ahead = Infinity }: LoadOptions = {},
+  {
+    publishers = 6,
+    rate = 150,
+    ahead = Infinity,
+    halfKeyless = false,
+    ...how
+  }: LoadOptions = {},
 ): Load {
   let isStopped = false;
   let answered = 0;
@@ -56,7 +70,11 @@ export function startLoad(
       if (connection !== undefined && begun < allowed) {
         begun += 1;
         const sent = ledger.invoke(connection, `p${publisher}`);
-        await post(backends, sent, { first: turn });
+        await post(backends, sent, {
+          ...how,
+          first: turn,
+          isKeyless: halfKeyless && publisher % 2 === 1,
+        });
         answered += 1;
       }
       await sleep(Math.max(1, due - performance.now()));
@@ -93,25 +111,47 @@ export interface PostOptions {
   key?: string | undefined;
   /** Instead of Retry-After, ms: for a probe that measures when it works again. */
   everyMs?: number;
+  /** No key at all, and no second attempt. Default false. */
+  isKeyless?: boolean;
+  freshKeys?: boolean;
+  query?: string;
+  heard?: (answer: Answer | undefined, ms: number) => void;
 }
 
 /** Sends one message until its outcome is certain, and notes it. Resolves with the last answer, if there was one. */
 export async function post(
   backends: readonly Backend[],
   sent: Sent,
-  { first = 0, key = sent.text, everyMs }: PostOptions = {},
+  {
+    first = 0,
+    key = sent.text,
+    everyMs,
+    isKeyless = false,
+    freshKeys = false,
+    query = "",
+    heard,
+  }: PostOptions = {},
 ): Promise<Answer | undefined> {
   const deadline = performance.now() + GIVE_UP_MS;
   let mayBeStored = false;
   for (let attempt = first; ; attempt += 1) {
     const backend = backends[attempt % backends.length];
+    const began = performance.now();
+    sent.attempts += 1;
     const answer = await backend
-      ?.ask("POST", `/v1/connections/${sent.connection}/messages`, {
+      ?.ask("POST", `/v1/connections/${sent.connection}/messages${query}`, {
         body: sent.text,
-        headers: { "content-type": "text/plain", "idempotency-key": key },
+        headers: {
+          "content-type": "text/plain",
+          ...(isKeyless
+            ? {}
+            : { "idempotency-key": freshKeys ? `${key} ${attempt}` : key }),
+        },
         signal: AbortSignal.timeout(ANSWER_MS),
       })
       .catch(() => undefined);
+    sent.answeredAt = performance.now();
+    heard?.(answer, sent.answeredAt - began);
     if (answer?.status === 202) {
       sent.outcome = "ok";
       sent.id = answer.json<{ id: string }>().id;
@@ -120,7 +160,7 @@ export async function post(
     const code = answer?.json<{ code?: string }>().code;
     if (!answer || code === "outcome_unknown") mayBeStored = true;
     const isFinal = answer !== undefined && !isForNow(answer.status);
-    if (isFinal || performance.now() > deadline) {
+    if (isFinal || isKeyless || performance.now() > deadline) {
       sent.outcome = mayBeStored ? "unknown" : "refused";
       return answer;
     }

@@ -17,6 +17,11 @@ export function lineOf(result: Result): string {
     `corrupt ${verdict.corrupt}`,
     `unknown ${verdict.unknown}`,
     ...(excused.length > 0 ? [`told why not: ${excused.join(", ")}`] : []),
+    ...(verdict.forgotten + verdict.forgottenTwice > 0
+      ? [
+          `lost with Redis' own memory ${verdict.forgotten}, come twice ${verdict.forgottenTwice}`,
+        ]
+      : []),
     `wire repeats ${verdict.wire.flagged} flagged, ${verdict.wire.unflagged} not`,
     ...(recoveries.length > 0
       ? [

@@ -4,9 +4,18 @@ import { abandoned } from "./rows/cycles.js";
 import { blackHole, lossy, offline, storm } from "./rows/lines.js";
 import { memoryFull } from "./rows/memory.js";
 import { killed, killedThreeTimes, rolling } from "./rows/owners.js";
-import { redisKilled, repliesToHttp, repliesToWs } from "./rows/redis.js";
 import { claimedTwice, logFull, poison, reloaded } from "./rows/sessions.js";
 import { blocked, stopped } from "./rows/standstill.js";
+import { cluster } from "./rows/cluster.js";
+import { diskFull } from "./rows/disk.js";
+import { masterKilled, masterKilledWithLag } from "./rows/failover.js";
+import { absentAtStart, frozen } from "./rows/frozen.js";
+import {
+  allCut,
+  redisKilled,
+  repliesToHttp,
+  repliesToWs,
+} from "./rows/redis.js";
 import type { Row } from "./row.js";
 
 export const rows: readonly Row[] = [
@@ -31,4 +40,11 @@ export const rows: readonly Row[] = [
   logFull,
   repliesToHttp,
   repliesToWs,
+  allCut,
+  frozen,
+  absentAtStart,
+  diskFull,
+  masterKilled,
+  masterKilledWithLag,
+  cluster,
 ];

@@ -1,4 +1,5 @@
 /** One row in one world: what `inject` may call, and the check at the end. */
+import type { Receipt } from "../../shared/api.js";
 import { until } from "../lab/until.js";
 import { startClient, type Client } from "./clients.js";
 import { faultsOf, Ledger, type Sent, type Verdict } from "./ledger.js";
@@ -158,14 +159,18 @@ async function recover(
 ): Promise<number> {
   const deadline = performance.now() + RECOVERY_MS;
   const probing: Promise<unknown>[] = [];
+  let probe: Sent | undefined;
   while (client.lastAt <= since) {
+    if (probe?.outcome === "refused") {
+      throw new Error("A client's connection is gone");
+    }
     if (performance.now() > deadline) {
       throw new Error(`A client was handed nothing for ${RECOVERY_MS} ms`);
     }
     // One probe at a time: the next only once this one is accepted, and then the message itself is waited for.
     if (probing.length === 0) {
-      const sent = ledger.invoke(client.connection, "probe");
-      probing.push(post(world.backends, sent, { everyMs: PROBE_EVERY_MS }));
+      probe = ledger.invoke(client.connection, "probe");
+      probing.push(post(world.backends, probe, { everyMs: PROBE_EVERY_MS }));
     }
     await handed(client, Math.min(1_000, deadline - performance.now()));
   }
@@ -207,7 +212,7 @@ async function settle(
       const missing = ledger.missing();
       if (missing.length > 0 && performance.now() >= askAt) {
         askAt = performance.now() + RECEIPTS_EVERY_MS;
-        for (const sent of missing) await readReceipt(world, sent);
+        for (const sent of missing) await readReceipt(world, ledger, sent);
       }
       return ledger.missing().length === 0;
     },
@@ -215,16 +220,21 @@ async function settle(
   ).catch(() => undefined);
 }
 
-async function readReceipt(world: World, sent: Sent): Promise<void> {
-  const receipt = await world.backends[0]
-    .receipt(sent.id ?? "")
+async function readReceipt(
+  world: World,
+  ledger: Ledger,
+  sent: Sent,
+): Promise<void> {
+  const answer = await world.backends[0]
+    .ask("GET", `/v1/messages/${sent.id ?? ""}`)
     .catch(() => undefined);
-  const isFinal =
-    receipt !== undefined &&
-    ["undeliverable", "expired", "recalled", "replaced"].includes(
-      receipt.status,
-    );
-  if (isFinal) sent.excuse = receipt.reason ?? receipt.status;
+  if (answer?.status === 404) sent.isForgotten = ledger.mayBeForgotten(sent);
+  if (answer?.status !== 200) return;
+  const { status, reason } = answer.json<Receipt>();
+  const isFinal = ["undeliverable", "expired", "recalled", "replaced"].includes(
+    status,
+  );
+  if (isFinal) sent.excuse = reason ?? status;
 }
 
 async function receiptOf(world: World, { id = "" }: Sent): Promise<string> {

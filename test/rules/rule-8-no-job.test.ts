@@ -87,7 +87,7 @@ function failingReads(failures: number) {
     },
     { epoch: 1, cur: 0, readTo: 0 },
   );
-  return { read, delivery, sent };
+  return { read, delivery, sent, reads: () => reads };
 }
 
 t.test("a Redis error inside a run", async (t) => {
@@ -109,6 +109,20 @@ t.test("a Redis error inside a run", async (t) => {
   );
   await until(() => sent.length > 0, patience);
   t.same(sent, [1], "it looks again by itself");
+});
+
+t.test("Redis is back while a failed look is put off", async (t) => {
+  const { delivery, sent, reads } = failingReads(4);
+  delivery.lookNow();
+  t.equal(reads(), 0, "nothing is put off, nothing is asked");
+  // From here on each look that fails puts the next one off twice as long, two seconds in the end.
+  for (let look = 0; look < 4; look += 1) await delivery.read();
+  t.same(sent, []);
+  delivery.lookNow();
+  await until(() => reads() > 4, { every: 1 });
+  t.same(sent, [1], "it looks at once");
+  t.equal(reads(), 5);
+  delivery.stop();
 });
 
 t.test("a run on a quiet connection does not linger", async (t) => {

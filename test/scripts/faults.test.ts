@@ -95,6 +95,34 @@ t.test("the checker knows what was promised", (t) => {
   t.end();
 });
 
+t.test("the checker knows what Redis itself may forget", (t) => {
+  const { ledger, sent } = history(5, [0, 3, 3, 4, 4]);
+  const told = (index: number, at: number, attempts = 1) =>
+    Object.assign(sent[index] ?? {}, { answeredAt: at, attempts });
+  const killedAt = performance.now();
+  const to = killedAt + 100;
+  for (const mayLose of [false, true]) {
+    ledger.redisForgets({ from: killedAt - 2_000, to, mayLose });
+    const [, early, within] = [
+      told(0, 1),
+      told(1, killedAt - 2_001),
+      told(2, killedAt - 1_999),
+    ];
+    t.notOk(ledger.mayBeForgotten(early as Sent), "too long ago");
+    t.equal(ledger.mayBeForgotten(within as Sent), mayLose);
+  }
+  for (const one of ledger.missing()) {
+    one.isForgotten = ledger.mayBeForgotten(one);
+  }
+  // Sent again because its answer was lost; and, the last one, without any reason.
+  told(3, to + 500, 2);
+  told(4, killedAt - 10, 1);
+  const verdict = ledger.verdict();
+  t.match(verdict, { lost: 1, forgotten: 1, duplicates: 1, forgottenTwice: 1 });
+  t.same(faultsOf(verdict), ["1 lost", "1 handed over twice"]);
+  t.end();
+});
+
 t.test("options and figures", (t) => {
   t.match(parseOptions([], rows), { rows, forms: ["short"], lanes: 3 });
   t.match(parseOptions(["--only", "A1", "--long"], rows), {
