@@ -35,6 +35,8 @@ try {
   );
   process.exitCode = 2;
 }
+// Everything is closed and said. Left to itself, Node 20 was seen to spend minutes of CPU on taking its heap down here.
+process.exit();
 
 /** Exit code: 0 when every row is sound (with --break: when every row fails), else 1. */
 async function run(options: Options): Promise<number> {

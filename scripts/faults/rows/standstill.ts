@@ -139,7 +139,6 @@ export const blocked = row<Size>({
     short: { clients: 8, stillMs: 1_500, rounds: 1 },
     long: { clients: 50, stillMs: 10_000, rounds: 10 },
   },
-  guard,
   inject: async (run, size) => {
     const times = new Map<number, number>();
     await standStill(run, size, {
