@@ -150,6 +150,27 @@ export async function runRow(
   };
 }
 
+/** What both sides say of a client that gets nothing, for whoever has to find out why. */
+async function stateOf(world: World, client: Client): Promise<string> {
+  const { application, connection, ends } = client;
+  const path = `/v1/connections/${connection}`;
+  const [inspected, pending] = await Promise.all(
+    [path, `${path}/messages`].map((of) =>
+      world.backends[0]?.ask("GET", of).then(
+        ({ text }) => text.trim(),
+        (error: unknown) => String(error),
+      ),
+    ),
+  );
+  const { bridge, dials } = application;
+  return [
+    `${connection} is ${bridge.state} after ${dials} dials`,
+    `its sockets ended with ${ends.map(({ code }) => code).join() || "nothing"}`,
+    `its errors: ${application.errors.map(String).join("; ") || "none"}`,
+    `http-fn says ${inspected} and ${pending}`,
+  ].join("; ");
+}
+
 /** Milliseconds from `since` until a client is handed a message again, whichever that is. */
 async function recover(
   world: World,
@@ -165,7 +186,9 @@ async function recover(
       throw new Error("A client's connection is gone");
     }
     if (performance.now() > deadline) {
-      throw new Error(`A client was handed nothing for ${RECOVERY_MS} ms`);
+      throw new Error(
+        `A client was handed nothing for ${RECOVERY_MS} ms: ${await stateOf(world, client)}`,
+      );
     }
     // One probe at a time: the next only once this one is accepted, and then the message itself is waited for.
     if (probing.length === 0) {
