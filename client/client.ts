@@ -142,6 +142,9 @@ class Connection implements Bridge {
   #drainTimer: unknown;
   #retryTimer: unknown;
   #retries = 0;
+  /** Names this client among the attempts of a connection; nothing secret. */
+  readonly #who = Math.random().toString(36).slice(2, 12) || "0";
+  #dials = 0;
   #failingMs = 0;
   #failedAt: number;
 
@@ -279,8 +282,10 @@ class Connection implements Bridge {
   }
 
   #address(): string {
-    if (this.#welcome === undefined) return this.#url;
     const url = new URL(this.#url);
+    // An attempt that was given up may be read after this one; the number keeps it from taking over (4509).
+    url.searchParams.set("attempt", `${this.#who}.${++this.#dials}`);
+    if (this.#welcome === undefined) return url.href;
     url.searchParams.delete("token");
     url.searchParams.set("resume", this.#welcome.resumeToken);
     url.searchParams.set("seq", String(this.#seq.at));

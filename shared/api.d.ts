@@ -800,19 +800,29 @@ export interface components {
         EventType: "connected" | "disconnected" | "message.undelivered";
         /** @description An event of the stream, a CloudEvents 1.0 event in JSON. */
         BridgeEvent: {
-            /** @constant */
+            /**
+             * @description Version of CloudEvents.
+             * @constant
+             */
             specversion: "1.0";
             /** @description Names the event; the same event always has the same one. */
             id: string;
             type: components["schemas"]["EventType"];
-            /** @constant */
+            /**
+             * @description Which system speaks.
+             * @constant
+             */
             source: "urn:push-bridge";
             subject: components["schemas"]["ConnectionId"];
             /** @description When it happened, which may be long before anybody noticed. */
             time: components["schemas"]["Timestamp"];
-            /** @constant */
+            /**
+             * @description What `data` is.
+             * @constant
+             */
             datacontenttype: "application/json";
             position: components["schemas"]["EventPosition"];
+            /** @description What is to be said of it, by type. */
             data: components["schemas"]["ConnectedData"] | components["schemas"]["DisconnectedData"] | components["schemas"]["UndeliveredData"];
         };
         /** @description With `connected`. */
@@ -856,7 +866,10 @@ export interface components {
         /** @description A message that can never arrive. */
         UndeliveredMessage: {
             id: components["schemas"]["MessageId"];
-            /** @enum {string} */
+            /**
+             * @description How it ended.
+             * @enum {string}
+             */
             status: "expired" | "undeliverable";
             /** @description Why it is `undeliverable`; null when it has expired. */
             reason: components["schemas"]["Reason"] | null;
@@ -867,15 +880,26 @@ export interface components {
          *     long, or Redis has lost its history). List the connections to know where things stand.
          */
         EventGap: {
-            /** @constant */
+            /**
+             * @description Version of CloudEvents.
+             * @constant
+             */
             specversion: "1.0";
+            /** @description Names this gap. */
             id: string;
-            /** @constant */
+            /**
+             * @description No event of a connection, and not counted among them.
+             * @constant
+             */
             type: "gap";
-            /** @constant */
+            /**
+             * @description Which system speaks.
+             * @constant
+             */
             source: "urn:push-bridge";
             time: components["schemas"]["Timestamp"];
             position: components["schemas"]["EventPosition"];
+            /** @description Where it begins. */
             data: {
                 /** @description The position that was asked for. */
                 after: components["schemas"]["EventPosition"];
@@ -917,7 +941,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1190,7 +1214,7 @@ export interface components {
                 "text/plain": components["schemas"]["PlainText"];
             };
         };
-        /** @description `already_sent`, `already_final`, `may_have_been_delivered`; on a push `idempotency_in_progress`. */
+        /** @description `already_sent`, `already_final`, `may_have_been_delivered`; on a push `idempotency_in_progress`; on the socket `overtaken`. */
         Conflict: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
@@ -2146,6 +2170,12 @@ export interface operations {
                 seq?: components["schemas"]["Seq"];
                 /** @description With `resume`, the last offsets received, `<group>:<offset>` separated by commas. */
                 groups?: string;
+                /**
+                 * @description Which attempt of this client it is: letters and digits that the client drew once, a dot, a number that grows.
+                 *     An attempt that was given up and is read late is then refused (409 `overtaken`) instead of taking over the
+                 *     socket of a later one. The client library sends it.
+                 */
+                attempt?: string;
                 /** @description `0` omits the welcome frame; raw only. */
                 welcome?: 0 | 1;
                 /**
@@ -2173,6 +2203,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            409: components["responses"]["Conflict"];
             410: components["responses"]["Gone"];
             426: components["responses"]["UpgradeRequired"];
             503: components["responses"]["Unavailable"];

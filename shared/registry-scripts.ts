@@ -102,18 +102,23 @@ return text(expires)
 /**
  * A socket takes the connection: a new epoch, the old owner is fenced.
  * KEYS 1..7 the connection's keys (conn first), 8.. its queue's (wait, active, meta first)
- * ARGV owner leaseMs resumeSeq|'' protocol publish bell resumeMs horizonMs
+ * ARGV owner leaseMs resumeSeq|'' protocol publish bell resumeMs horizonMs attempt|''
+ * Returns {'claimed', …}, {'not_found'}, {'ended', …}, {'lapsed'} or {'overtaken'}.
  */
 export const claimScript: Script = {
   name: "bridgeClaim",
   keys: 20,
   lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
-  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected')
+  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected', 'attempt')
 if not c[1] then return {'not_found'} end
 if c[1] == 'ended' then return {'ended', c[4], c[5]} end
 if c[1] == 'open' then
   if ms > tonumber(c[3]) + tonumber(ARGV[7]) then return {'lapsed'} end
 elseif ms > tonumber(c[2]) then return {'lapsed'} end
+-- A request that its client gave up may be read after the one that followed it: it must not take that one's socket away.
+local who, attempt = string.match(ARGV[9], '^(%w+)%.(%d+)$')
+local last = who and string.match(c[17] or '', '^' .. who .. '%.(%d+)$')
+if last and tonumber(last) > tonumber(attempt) then return {'overtaken'} end
 local old = tonumber(c[7] or 0)
 local epoch = math.max(old + 1, us)
 local seq, acked = tonumber(c[6] or 0), tonumber(c[8] or 0)
@@ -127,7 +132,7 @@ if ARGV[3] ~= '' then
 end
 redis.call('HDEL', KEYS[1], 'flag', 'run', 'until')
 redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV[1], 'lease', text(ms + tonumber(ARGV[2])),
-  'protocol', ARGV[4], 'connected', text(ms))
+  'protocol', ARGV[4], 'connected', text(ms), 'attempt', ARGV[9])
 -- Once for a connection, not for each of its sockets.
 if not c[16] then redis.call('HSET', KEYS[1], 'evOpen', text(ms) .. ' ' .. ARGV[4]) end
 local fields = redis.call('HGETALL', KEYS[1])

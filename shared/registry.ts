@@ -231,11 +231,16 @@ export class Registry {
   }
 
   /**
-   * Takes a connection for a socket of `owner`. Throws connection_not_found, connection_ended.
+   * Takes a connection for a socket of `owner`. Throws connection_not_found, connection_ended, overtaken.
    */
   async claim(
     connectionId: string,
-    request: { owner: string; protocol: Protocol; resumeSeq?: number },
+    request: {
+      owner: string;
+      protocol: Protocol;
+      resumeSeq?: number;
+      attempt?: string;
+    },
   ): Promise<Claim> {
     // Before the claim: whoever dies right after it leaves a connection that a sweep will look at.
     const noted = this.#lookAgain(
@@ -253,6 +258,7 @@ export class Registry {
         channels.bell(connectionId),
         this.#options.resumeMs,
         horizonMs,
+        request.attempt ?? "",
       ]) as Promise<unknown[]>;
     let [reply] = await Promise.all([send(), noted]);
     if (reply[0] === "lapsed") {
@@ -261,6 +267,10 @@ export class Registry {
     }
     if (reply[0] === "ended")
       throw connectionEnded(Number(reply[1]), String(reply[2]));
+    if (reply[0] === "overtaken")
+      throw new BridgeError("overtaken", {
+        detail: "a later attempt of this client has the connection",
+      });
     if (reply[0] !== "claimed") throw connectionNotFound(connectionId);
     const [
       ,

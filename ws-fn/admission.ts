@@ -69,7 +69,7 @@ async function begin(
 
 /**
  * Checks who it is and takes the connection. Throws token_invalid, token_expired, connection_ended (also for one that is
- * not known any more), redis_unavailable; redis_full only for a client that brings no connection: all others are let
+ * not known any more), overtaken, redis_unavailable; redis_full only for a client that brings no connection: all others are let
  * in however full Redis is, because they take what waits for them out of it.
  */
 export async function admit(
@@ -85,6 +85,7 @@ export async function admit(
       owner: deps.instance,
       protocol: asked.protocol,
       ...(asked.resume ? { resumeSeq: asked.resume.seq } : {}),
+      ...(asked.attempt === undefined ? {} : { attempt: asked.attempt }),
     })
     .catch((error: unknown) => {
       // For a client a connection that is not known any more is as gone as one that ended (section 4: 410).

@@ -27,6 +27,8 @@ export interface Asked {
   subprotocol: string | undefined;
   token: string | undefined;
   resume: { token: string; seq: number } | undefined;
+  /** `<who>.<number>`: which attempt of this client it is, so that one it gave up cannot take over a later one. */
+  attempt: string | undefined;
   /** Raw only: whether a first frame tells the connection ID. */
   welcome: boolean;
   /** Raw only: seconds between ping frames it asked for. */
@@ -134,6 +136,9 @@ export function readHandshake(
       throw invalid("seq", "must be the last seq received, or 0");
     resume = { token: resumeToken, seq };
   }
+  const attempt = query.get("attempt") ?? undefined;
+  if (attempt !== undefined && !/^[0-9A-Za-z]{1,32}\.\d{1,9}$/.test(attempt))
+    throw invalid("attempt", "must be letters and digits, a dot, a number");
   const heartbeat = query.get("heartbeat");
   const seconds = heartbeat === null ? undefined : Number(heartbeat);
   if (seconds !== undefined && !(seconds >= 1 && seconds <= 3_600))
@@ -143,6 +148,7 @@ export function readHandshake(
     subprotocol,
     token,
     resume,
+    attempt,
     welcome: query.get("welcome") !== "0",
     heartbeatMs: seconds === undefined ? undefined : seconds * 1_000,
   };

@@ -129,6 +129,13 @@ t.test("the first socket", async (t) => {
     t.equal(last().url.href, URL_WITH_TOKEN);
     t.same(last().protocols, ["bridge.v1.json", "bearer.a.b.c"]);
     t.same(states, [], "still connecting");
+    const attempts = sockets.map(({ attempt }) => attempt.split("."));
+    t.same(
+      attempts.map(([, number]) => number),
+      ["1", "2"],
+      "but says that it is a later attempt",
+    );
+    t.equal(attempts[0]?.[0], attempts[1]?.[0], "of the same client");
   });
 
   t.test("is given up when no welcome comes for 30 s", async (t) => {

@@ -1,11 +1,13 @@
 /** Delivery rule 7: a takeover hears before it reads, and finishes the jobs of who is gone. */
 import t from "tap";
 import { DeliveryQueues } from "../../shared/queue.js";
+import { claimScript } from "../../shared/registry-scripts.js";
 import type { RedisLink } from "../../shared/redis.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
+  changed,
   connect,
   patience,
   prepare,
@@ -132,6 +134,24 @@ async function between(t: Scope, guarded: boolean) {
 t.test("a push between the read and the bell of a takeover", async (t) => {
   t.same(await between(t, false), [], "is not noticed when the read is first");
   t.same(await between(t, true), ["between"], "rings when the bell is first");
+});
+
+/** A client gives its first attempt up and dials again, and the first is read after the second. Who has the connection? */
+async function ghost(t: Scope, scripts: (typeof claimScript)[]) {
+  const world = await startWorld(t, redis.url, { scripts });
+  const id = await prepare(world);
+  const claim = (owner: string, attempt: string) =>
+    world.registry.claim(id, { owner, protocol: "raw", attempt });
+  await claim("alive", "client.2");
+  await claim("ghost", "client.1").catch(() => undefined);
+  return (await world.registry.inspect(id)).instance;
+}
+
+t.test("an attempt that its client gave up is read late", async (t) => {
+  const guard = "if last and tonumber(last) > tonumber(attempt) then";
+  const off = [changed(claimScript, guard, "if false then")];
+  t.equal(await ghost(t, off), "ghost", "and takes the connection away");
+  t.equal(await ghost(t, []), "alive", "and is refused");
 });
 
 t.test("a run whose epoch is over puts its job back", async (t) => {
