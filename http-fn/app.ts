@@ -28,6 +28,13 @@ import {
 } from "./contract.js";
 import { createGate } from "./credentials.js";
 import { renderDocs } from "./docs.js";
+import {
+  addMember,
+  broadcast,
+  publishToGroup,
+  readGroup,
+  removeMember,
+} from "./groups.js";
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
 import { pushToConnection } from "./push.js";
@@ -167,6 +174,11 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   }
 
   serve("pushToConnection", pushToConnection({ ...deps, live }));
+  serve("publishToGroup", publishToGroup(deps));
+  serve("broadcast", broadcast(deps));
+  serve("readGroup", readGroup(bridge));
+  serve("addMember", addMember(bridge));
+  serve("removeMember", removeMember(bridge));
   serve("readReceipt", readReceipt(bridge));
   serve("recallMessage", recallMessage(bridge));
   serve("followReceipt", followReceipt({ bridge, live }));

@@ -9,6 +9,7 @@ import type {
   PrepareRequest,
   Receipt,
 } from "../shared/api.js";
+import type { GroupPublish } from "../shared/fanout.js";
 
 export interface Bridge {
   prepare(
@@ -32,6 +33,25 @@ export interface Bridge {
     connectionId: string,
     close: { code: number; reason: string },
   ): Promise<Connection>;
+  /** To every member of a group, `$all` included. Throws idempotency_mismatch, log_full, redis_unavailable, outcome_unknown. */
+  publish(publish: Publish): Promise<Pushed>;
+  /** How many are in a group, and a page of them. */
+  group(
+    group: string,
+    page: { limit: number; cursor?: string },
+  ): Promise<{
+    recipients: number;
+    online: number;
+    items: Connection[];
+    next: string | null;
+  }>;
+  /** Throws connection_not_found, connection_ended, bad_request when it is in too many groups. */
+  join(
+    group: string,
+    connectionId: string,
+  ): Promise<{ epoch: string; offset: number }>;
+  /** Throws connection_not_found, connection_ended. */
+  leave(group: string, connectionId: string): Promise<void>;
   /** Throws redis_unavailable. */
   ready(): Promise<void>;
 }
@@ -55,6 +75,12 @@ export interface Push {
   /** Milliseconds the answer will wait for the final state; `settle` follows. */
   waitMs?: number;
 }
+
+/** A message to a group. */
+export type Publish = GroupPublish & {
+  /** Milliseconds since 1970; absent means now. */
+  dueAtMs?: number;
+};
 
 export interface Pushed {
   messageId: string;

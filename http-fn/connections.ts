@@ -111,7 +111,7 @@ export function closeConnection(bridge: Pick<Bridge, "close">) {
   };
 }
 
-function connectionIdOf(request: FastifyRequest): string {
+export function connectionIdOf(request: FastifyRequest): string {
   const { connectionId } = request.params as { connectionId: string };
   if (!isConnectionId(connectionId))
     throw new BridgeError("connection_not_found");

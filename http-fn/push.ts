@@ -102,7 +102,8 @@ export function pushToConnection({
   };
 }
 
-function replay(
+/** The first answer again. */
+export function replay(
   request: FastifyRequest,
   reply: FastifyReply,
   { accepted: first }: Pushed,
@@ -141,7 +142,11 @@ function accepted(first: Accepted, receipt: Receipt | undefined): Accepted {
   return receipt === undefined ? first : { ...first, status: receipt.status };
 }
 
-function dueAt({ delay, at }: Options): number | undefined {
+/** When a message is due; undefined: now. Throws invalid_parameter. */
+export function dueAt({
+  delay,
+  at,
+}: Pick<Options, "delay" | "at">): number | undefined {
   if (delay === undefined && at === undefined) return undefined;
   if (delay !== undefined && at !== undefined)
     throw invalidParameter("/query/at", "excludes delay; give one of the two");

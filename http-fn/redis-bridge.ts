@@ -2,20 +2,23 @@
 import type { Accepted, Connection, Receipt } from "../shared/api.js";
 import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded } from "../shared/errors.js";
+import type { Published } from "../shared/fanout.js";
+import { groupTarget } from "../shared/group-receipts.js";
 import {
   isConnectionId,
   newScheduledId,
+  parseGroupMessageId,
   parseMessageId,
   randomBase62,
 } from "../shared/ids.js";
 import { channels } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
-import { Receipts } from "../shared/receipts.js";
+import { isFinal, Receipts } from "../shared/receipts.js";
 import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
-import type { Bridge, Push, Pushed, StoredAnswer } from "./bridge.js";
+import type { Bridge, Publish, Push, Pushed, StoredAnswer } from "./bridge.js";
 
 /** A waited request may go on this long after its wait before a replay gets the plain 202. */
 const busyMarginMs = 2_000;
@@ -34,7 +37,8 @@ export interface OpenBridge {
 export function openBridge(config: Config, logger: Logger): OpenBridge {
   const stores = openStores(config, logger);
   const { redis, registry, log, queues, replication, tokens } = stores;
-  const receipts = new Receipts(redis, log, config.receiptMs);
+  const { fanout, memberships } = stores;
+  const receipts = new Receipts(redis, log, fanout, config.receiptMs);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -145,6 +149,73 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     return pushed;
   }
 
+  async function publish(request: Publish): Promise<Pushed> {
+    const { dueAtMs } = request;
+    let published: Published;
+    if (dueAtMs === undefined) published = await fanout.publish(request);
+    else {
+      const fresh = newScheduledId();
+      published = await fanout.schedule(request, fresh, dueAtMs);
+      // A replay as well: the first request may have ended before its job was stored. A key may have published at once, too.
+      const { scheduledId, replayed } = published;
+      try {
+        if (scheduledId !== undefined)
+          await queues.scheduleGroup(
+            request,
+            scheduledId,
+            Math.max(0, dueAtMs - Date.now()),
+          );
+      } catch (error) {
+        if (!replayed)
+          await fanout.unschedule(request, fresh).catch(() => undefined);
+        throw error instanceof BridgeError
+          ? error
+          : new BridgeError("outcome_unknown", { retryAfterSeconds: 1 }, error);
+      }
+    }
+    const { messageId, status, recipients, online, expiresAtMs } = published;
+    return {
+      messageId,
+      accepted: {
+        id: messageId,
+        status,
+        to: groupTarget(request.group),
+        recipients,
+        online,
+        expiresAt: acceptedUntil(expiresAtMs),
+        durability: "local",
+      },
+      ...(published.replayed ? { replayed: true } : {}),
+    };
+  }
+
+  /** Only what waits for its time can be taken back: once published, every instance has it. */
+  async function recallFromGroup(messageId: string): Promise<Receipt> {
+    const route = parseGroupMessageId(messageId);
+    const before = await receipts.read(messageId);
+    const outcome =
+      route?.kind === "scheduled"
+        ? await fanout.recall(route.group, route.scheduledId)
+        : "sent";
+    if (outcome === "recalled" && route?.kind === "scheduled") {
+      // Only tidiness: a job that still runs finds the recall.
+      await queues.unschedule(route.scheduledId).catch(() => undefined);
+      return receipts.read(messageId);
+    }
+    if (outcome === "not_found") throw new BridgeError("message_not_found");
+    if (outcome === "final" || isFinal(before.status))
+      throw new BridgeError("already_final", {
+        detail: `the message is ${before.status}`,
+      });
+    if (before.status === "queued")
+      throw new BridgeError("may_have_been_delivered", {
+        detail: "the message is published; a member may have it",
+      });
+    throw new BridgeError("already_sent", {
+      detail: "the message was published to the group",
+    });
+  }
+
   /** Asks the owner, who alone knows what it has sent. */
   async function recallFromOwner(
     connectionId: string,
@@ -156,7 +227,8 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     const answered = new Promise<string>((resolve) => {
       answer = resolve;
     });
-    const { heard, stop } = receipts.listen(connectionId, (news) => {
+    const channel = channels.news(connectionId);
+    const { heard, stop } = receipts.listen(channel, (news) => {
       const [kind, forWhom, word = ""] = news.split(" ");
       if (kind === "recalled" && forWhom === nonce) answer(word);
     });
@@ -175,6 +247,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
   }
 
   async function recall(messageId: string): Promise<Receipt> {
+    if (parseGroupMessageId(messageId)) return recallFromGroup(messageId);
     const route = parseMessageId(messageId);
     // Tells an unknown message from one that cannot be recalled.
     await receipts.read(messageId);
@@ -235,7 +308,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
 
   const bridge: Bridge = {
     async prepare(input) {
-      const { connectionId, expiresAtMs } = await registry.prepare(input);
+      const { connectionId, expiresAtMs } = await memberships.prepare(input);
       return {
         connectionId,
         token: await tokens.forConnection(connectionId, input.userId ?? ""),
@@ -264,7 +337,24 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
         code,
         words: reason,
       });
+      await memberships.forget(connectionId);
       return registry.inspect(connectionId);
+    },
+    publish,
+    async group(group, { limit, cursor = "" }) {
+      const [counts, page] = await Promise.all([
+        fanout.count(group),
+        memberships.page(group, cursor, limit),
+      ]);
+      return { ...counts, ...page };
+    },
+    async join(group, connectionId) {
+      refuseUnknown(connectionId);
+      return memberships.join(connectionId, group);
+    },
+    async leave(group, connectionId) {
+      refuseUnknown(connectionId);
+      await memberships.leave(connectionId, group);
     },
     ready: () => redis.ready(),
   };

@@ -286,6 +286,21 @@ const variables = {
     fallback: "67108864",
     why: "bytes that may wait for one connection; more answers 429 log_full",
   },
+  GROUP_HISTORY_SECONDS: {
+    kind: seconds(1, 86_400),
+    fallback: "300",
+    why: "how long a group's message can be made up for by a member that was away",
+  },
+  GROUP_HISTORY_MESSAGES: {
+    kind: number(1, 100_000, "messages", true),
+    fallback: "1000",
+    why: "messages of a group's history",
+  },
+  GROUP_HISTORY_BYTES: {
+    kind: number(262_144, 1_073_741_824, "bytes", true),
+    fallback: "16777216",
+    why: "bytes of a group's history",
+  },
   DURABILITY: {
     kind: oneOf("local", "replica"),
     fallback: "local",
@@ -336,6 +351,9 @@ export interface Config {
   readonly slowBytes: number;
   readonly logMaxMessages: number;
   readonly logMaxBytes: number;
+  readonly groupHistoryMs: number;
+  readonly groupHistoryMessages: number;
+  readonly groupHistoryBytes: number;
   readonly durability: Values["DURABILITY"];
   readonly logLevel: Values["LOG_LEVEL"];
   readonly local: boolean;
@@ -414,6 +432,9 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     slowBytes: values.SLOW_BYTES,
     logMaxMessages: values.LOG_MAX_MESSAGES,
     logMaxBytes: values.LOG_MAX_BYTES,
+    groupHistoryMs: values.GROUP_HISTORY_SECONDS * 1_000,
+    groupHistoryMessages: values.GROUP_HISTORY_MESSAGES,
+    groupHistoryBytes: values.GROUP_HISTORY_BYTES,
     durability: values.DURABILITY,
     logLevel: values.LOG_LEVEL,
     local: values.BRIDGE_LOCAL,

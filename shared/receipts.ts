@@ -5,8 +5,14 @@
  */
 import type { Receipt, Reason, Status, TimelineEntry } from "./api.js";
 import { BridgeError } from "./errors.js";
-import { parseMessageId, type MessageRoute } from "./ids.js";
-import { channels } from "./keys.js";
+import type { Fanout } from "./fanout.js";
+import { groupReceipt } from "./group-receipts.js";
+import {
+  parseGroupMessageId,
+  parseMessageId,
+  type MessageRoute,
+} from "./ids.js";
+import { channels, everybody } from "./keys.js";
 import type { Fact, Log } from "./log.js";
 import type { RedisLink } from "./redis.js";
 
@@ -24,6 +30,16 @@ const lookAgainMs = 2_000;
 const expiryGraceMs = 1_000;
 
 export const isFinal = (status: Status): boolean => finalStatuses.has(status);
+
+/** Nothing more becomes of its status: final, or a group's that was handed to sockets. */
+export const isOver = ({ status, to }: Pick<Receipt, "status" | "to">) =>
+  isFinal(status) || (status === "sent" && !("connection" in to));
+
+/** Where news about a receipt are heard. */
+const newsOf = (to: Receipt["to"]): string =>
+  "connection" in to
+    ? channels.news(to.connection)
+    : channels.groupNews("group" in to ? to.group : everybody);
 
 const time = (ms: number) => new Date(ms).toISOString();
 
@@ -83,20 +99,25 @@ function parseWaiting(record: string) {
 /** Reads and follows receipts. */
 export class Receipts {
   readonly #log: Log;
+  readonly #fanout: Fanout;
   readonly #redis: RedisLink;
   readonly #receiptMs: number;
   readonly #listeners = new Map<string, Set<(news: string) => void>>();
 
-  constructor(redis: RedisLink, log: Log, receiptMs: number) {
+  constructor(redis: RedisLink, log: Log, fanout: Fanout, receiptMs: number) {
     this.#redis = redis;
     this.#log = log;
+    this.#fanout = fanout;
     this.#receiptMs = receiptMs;
   }
 
   /** The receipt now. Throws message_not_found, also when its time is over. */
   async read(id: string): Promise<Receipt> {
     const route = parseMessageId(id);
-    const receipt = route && (await this.#read(id, route));
+    const group = route ? undefined : parseGroupMessageId(id);
+    const receipt = route
+      ? await this.#read(id, route)
+      : group && (await groupReceipt(this.#fanout, id, group, this.#receiptMs));
     if (!receipt)
       throw new BridgeError("message_not_found", {
         detail: `there is no message ${id}, or its receipt is no longer kept`,
@@ -189,29 +210,28 @@ export class Receipts {
   }
 
   /**
-   * Listens for news of a connection's receipts, as soon as `heard` resolves; `stop` ends it. While Redis is away
+   * Listens on a channel for news of receipts, as soon as `heard` resolves; `stop` ends it. While Redis is away
    * `heard` waits for it, so whoever must answer in time awaits it beside something else.
    */
   listen(
-    connectionId: string,
+    channel: string,
     listener: (news: string) => void,
   ): { heard: Promise<void>; stop(): void } {
-    let listeners = this.#listeners.get(connectionId);
+    let listeners = this.#listeners.get(channel);
     if (!listeners) {
       listeners = new Set();
-      this.#listeners.set(connectionId, listeners);
+      this.#listeners.set(channel, listeners);
     }
     listeners.add(listener);
     const all = listeners;
-    const channel = channels.news(connectionId);
     const heard = this.#redis.subscriptions.subscribe(channel, (payload) => {
       const news = payload.toString();
-      for (const each of this.#listeners.get(connectionId) ?? []) each(news);
+      for (const each of this.#listeners.get(channel) ?? []) each(news);
     });
     const stop = () => {
       all.delete(listener);
-      if (all.size > 0 || this.#listeners.get(connectionId) !== all) return;
-      this.#listeners.delete(connectionId);
+      if (all.size > 0 || this.#listeners.get(channel) !== all) return;
+      this.#listeners.delete(channel);
       void this.#redis.subscriptions.unsubscribe(channel);
     };
     return { heard, stop };
@@ -224,15 +244,14 @@ export class Receipts {
   async *follow(id: string, signal: AbortSignal): AsyncGenerator<Receipt> {
     const first = await this.read(id);
     yield first;
-    if (isFinal(first.status)) return;
-    const { connection } = first.to as { connection: string };
+    if (isOver(first)) return;
     let news = true;
     let wake: () => void = () => undefined;
     const onNews = () => {
       news = true;
       wake();
     };
-    const { heard, stop } = this.listen(connection, onNews);
+    const { heard, stop } = this.listen(newsOf(first.to), onNews);
     // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
     heard.then(onNews, () => undefined);
     this.#redis.subscriptions.on("gap", onNews);
@@ -260,7 +279,7 @@ export class Receipts {
         if (receipt.status === status) continue;
         status = receipt.status;
         yield receipt;
-        if (isFinal(status)) return;
+        if (isOver(receipt)) return;
       }
     } finally {
       stop();

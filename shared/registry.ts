@@ -9,6 +9,7 @@ import type {
   Reason,
 } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
+import type { Position } from "./fanout.js";
 import { newConnectionId } from "./ids.js";
 import {
   channels,
@@ -54,6 +55,9 @@ export interface Identity {
   createdMs: number;
 }
 
+/** Where a connection stands in its groups, by name: what it joined at, or has acked. */
+export type Positions = ReadonlyMap<string, Position>;
+
 export interface Claim {
   epoch: number;
   /** The client has everything up to here; delivery goes on after it. */
@@ -71,10 +75,17 @@ export interface Claim {
   waiting: number;
   active: number;
   identity: Identity;
+  groups: {
+    /** Grows when the backend changes them. */
+    version: number;
+    positions: Positions;
+    /** Nobody had the connection before, so nothing can have been sent to it. */
+    fresh: boolean;
+  };
 }
 
 export type Renewal =
-  | { kind: "ok"; seq: number; waiting: number }
+  | { kind: "ok"; seq: number; waiting: number; groupsVersion: number }
   | { kind: "fenced" }
   | { kind: "ended"; code: number; words: string };
 
@@ -96,6 +107,25 @@ function endingKeys(id: string): string[] {
   ];
 }
 
+const positionsText = (positions: Positions): string =>
+  [...positions]
+    .map(([name, { epoch, offset }]) => `${name} ${epoch} ${offset}`)
+    .join(" ");
+
+/** Reads `group epoch offset …`. */
+export function parsePositions(text: string): Positions {
+  const positions = new Map<string, Position>();
+  const words = text.split(" ");
+  for (let i = 0; i + 2 < words.length; i += 3)
+    positions.set(words[i] ?? "", {
+      epoch: words[i + 1] ?? "",
+      offset: Number(words[i + 2]),
+    });
+  return positions;
+}
+
+const nowhere: Positions = new Map();
+
 const claimKeys = (id: string) => [...connectionKeys(id), ...queueKeys(id)];
 
 /** The registry, in Redis. Throws `redis_unavailable` or `outcome_unknown` when Redis is away or silent. */
@@ -112,15 +142,23 @@ export class Registry {
     return Math.max(this.#options.endedMs, this.#options.receiptMs);
   }
 
-  /** Makes a connection that waits for its client. Default wait: PREPARED_SECONDS. */
+  /** How long a connection waits for its client, milliseconds. */
+  waitMs(request: PrepareRequest): number {
+    return request.expiresIn === undefined
+      ? this.#options.preparedMs
+      : request.expiresIn * 1_000;
+  }
+
+  /**
+   * Makes a connection that waits for its client. Default wait: PREPARED_SECONDS. Its groups know of it already
+   * (membership.ts), at these positions.
+   */
   async prepare(
     request: PrepareRequest,
+    connectionId = newConnectionId(),
+    positions = nowhere,
   ): Promise<{ connectionId: string; expiresAtMs: number }> {
-    const connectionId = newConnectionId();
-    const waitMs =
-      request.expiresIn === undefined
-        ? this.#options.preparedMs
-        : request.expiresIn * 1_000;
+    const waitMs = this.waitMs(request);
     const until = await this.#redis.run(
       prepareScript,
       [keys.connection(connectionId)],
@@ -131,6 +169,7 @@ export class Registry {
         JSON.stringify(request.groups ?? []),
         JSON.stringify(request.labels ?? {}),
         JSON.stringify(request.permissions ?? []),
+        positionsText(positions),
       ],
     );
     const expiresAtMs = Number(until);
@@ -191,6 +230,9 @@ export class Registry {
       created,
       acked,
       suspect = "",
+      version,
+      positions = "",
+      fresh,
     ] = reply.map(String);
     await this.#lookAgain(
       connectionId,
@@ -214,6 +256,11 @@ export class Registry {
         permissions: permissions ?? "[]",
         createdMs: Number(created),
       },
+      groups: {
+        version: Number(version),
+        positions: parsePositions(positions),
+        fresh: fresh === "1",
+      },
     };
   }
 
@@ -227,18 +274,30 @@ export class Registry {
       protocol: Protocol;
       identity: Identity;
       expire: boolean;
+      /** What was acked of its groups since the last renewal that succeeded. */
+      positions?: Positions;
     },
   ): Promise<Renewal> {
     if (!owner.expire) {
-      const [word, seq, waiting] = (
+      const [word, seq, waiting, version] = (
         (await this.#redis.run(
           renewScript,
           [keys.connection(connectionId), queueKeys(connectionId)[0] ?? ""],
-          [owner.epoch, this.#options.leaseMs, owner.cur],
+          [
+            owner.epoch,
+            this.#options.leaseMs,
+            owner.cur,
+            positionsText(owner.positions ?? nowhere),
+          ],
         )) as unknown[]
       ).map(String);
       if (word === "ok")
-        return { kind: "ok", seq: Number(seq), waiting: Number(waiting) };
+        return {
+          kind: "ok",
+          seq: Number(seq),
+          waiting: Number(waiting),
+          groupsVersion: Number(version),
+        };
     }
     const { identity } = owner;
     const reply = (
@@ -256,7 +315,7 @@ export class Registry {
         horizonMs,
       ])) as unknown[]
     ).map(String);
-    const [kind, first, second, recreated] = reply;
+    const [kind, first, second, recreated, version] = reply;
     if (kind === "ok") {
       // What lost the connection lost its place in the lists as well.
       if (recreated === "1")
@@ -265,23 +324,33 @@ export class Registry {
           Date.now() + this.#options.leaseMs,
           true,
         );
-      return { kind, seq: Number(first), waiting: Number(second) };
+      return {
+        kind,
+        seq: Number(first),
+        waiting: Number(second),
+        groupsVersion: Number(version),
+      };
     }
     if (kind === "ended")
       return { kind, code: Number(first), words: second ?? "" };
     return { kind: "fenced" };
   }
 
-  /** The socket is gone; the connection waits for its client for RESUME_SECONDS. */
-  async release(connectionId: string, epoch: number): Promise<void> {
+  /** The socket is gone; the connection waits for its client for RESUME_SECONDS. False when it was not ours any more. */
+  async release(
+    connectionId: string,
+    epoch: number,
+    positions = nowhere,
+  ): Promise<boolean> {
     const until = String(
       await this.#redis.run(
         releaseScript,
         [keys.connection(connectionId)],
-        [epoch, this.#options.resumeMs],
+        [epoch, this.#options.resumeMs, positionsText(positions)],
       ),
     );
     if (until !== "") await this.#lookAgain(connectionId, Number(until));
+    return until !== "";
   }
 
   /**

@@ -1,7 +1,9 @@
-/** What both functions keep in Redis, put together once: registry, log, queues, replication and tokens over one link. */
+/** What both functions keep in Redis, put together once: registry, log, groups, queues, replication, tokens, over one link. */
 import type { Config } from "./config.js";
+import { Fanout, fanoutScripts } from "./fanout.js";
 import { Log, logScripts } from "./log.js";
 import type { Logger } from "./logging.js";
+import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
@@ -13,6 +15,8 @@ export interface Stores {
   redis: RedisLink;
   registry: Registry;
   log: Log;
+  fanout: Fanout;
+  memberships: Memberships;
   queues: DeliveryQueues;
   replication: Replication;
   tokens: Tokens;
@@ -24,7 +28,14 @@ export interface Stores {
 export function openStores(config: Config, logger: Logger): Stores {
   const redis = new RedisLink(
     config.redisUrl,
-    [...logScripts, ...registryScripts, ...replicationScripts, accuseScript],
+    [
+      ...logScripts,
+      ...registryScripts,
+      ...fanoutScripts,
+      ...membershipScripts,
+      ...replicationScripts,
+      accuseScript,
+    ],
     logger,
   );
   const registry = new Registry(redis, config);
@@ -39,12 +50,23 @@ export function openStores(config: Config, logger: Logger): Stores {
     },
     (connectionId) => registry.lapse(connectionId),
   );
+  const fanout = new Fanout(redis, {
+    historyMs: config.groupHistoryMs,
+    historyMessages: config.groupHistoryMessages,
+    historyBytes: config.groupHistoryBytes,
+    keepMs: config.groupHistoryMs + config.resumeMs + config.receiptMs,
+    receiptMs: config.receiptMs,
+    idempotencyMs: config.idempotencyMs,
+    scheduledMax: config.logMaxMessages,
+  });
   const queues = new DeliveryQueues(redis, logger);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
   return {
     redis,
     registry,
     log,
+    fanout,
+    memberships: new Memberships(redis, registry, fanout, config),
     queues,
     replication: new Replication(redis, logger),
     tokens,

@@ -88,8 +88,11 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "replication.ts",
       "tokens.ts",
     ],
+    ["fanout-scripts.ts"],
+    ["fanout.ts"],
     ["log.ts", "poison.ts", "registry.ts"],
-    ["queue.ts", "receipts.ts"],
+    ["group-receipts.ts", "membership.ts", "queue.ts"],
+    ["receipts.ts"],
     ["stores.ts"],
   ];
   const lineOf = (path: string) =>

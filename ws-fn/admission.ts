@@ -1,6 +1,8 @@
 /** Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. */
 import { BridgeError } from "../shared/errors.js";
+import { isGroupName } from "../shared/ids.js";
 import type { Logger } from "../shared/logging.js";
+import type { Memberships } from "../shared/membership.js";
 import type { Registry } from "../shared/registry.js";
 import type { TokenClaims, Tokens } from "../shared/tokens.js";
 import { bridgeSpeaker } from "./bridge-v1.js";
@@ -12,6 +14,7 @@ import { rawSpeaker } from "./raw.js";
 export interface AdmissionDeps {
   instance: string;
   registry: Registry;
+  memberships: Memberships;
   tokens: Tokens;
   pulse: Pulse;
   logger: Logger;
@@ -40,6 +43,10 @@ async function identify(
     });
   }
   const claims = await deps.tokens.verify(token);
+  if (!claims.groups.every(isGroupName))
+    throw new BridgeError("token_invalid", {
+      detail: "a name in its groups is no name of a group",
+    });
   if (asked.resume && !claims.resume)
     throw new BridgeError("token_invalid", {
       detail: "resume needs the resumeToken of a welcome",
@@ -59,7 +66,7 @@ export async function admit(
   const connectionId =
     claims.connectionId ??
     (
-      await deps.registry.prepare({
+      await deps.memberships.prepare({
         ...(claims.userId === "" ? {} : { userId: claims.userId }),
         groups: claims.groups,
         permissions: claims.permissions,
@@ -96,6 +103,7 @@ export async function admit(
           })
         : bridgeSpeaker(),
     resumed: asked.resume !== undefined,
+    offsets: asked.resume?.offsets ?? new Map<string, number>(),
     heartbeatMs: asked.protocol === "raw" ? asked.heartbeatMs : undefined,
     tokenExpiresAtMs: claims.expiresAtMs,
   };

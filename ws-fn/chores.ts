@@ -2,8 +2,10 @@
  * What any awake instance does for all: leases and windows that ran out, and scheduled messages that are due. Every
  * chore may be done by any number of instances at once.
  */
+import type { Fanout } from "../shared/fanout.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
+import type { Memberships } from "../shared/membership.js";
 import type { DeliveryQueues } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Registry } from "../shared/registry.js";
@@ -25,12 +27,19 @@ export function startChores(deps: {
   registry: Registry;
   queues: DeliveryQueues;
   log: Log;
+  fanout: Fanout;
+  memberships: Memberships;
   replication: Replication;
   redis: Pick<RedisLink, "mode">;
   logger: Logger;
   everyMs: number;
 }): () => void {
   const { registry, queues, log, replication, redis, logger, everyMs } = deps;
+  const { fanout, memberships } = deps;
+  const remove = async (id: string) => {
+    await memberships.forget(id);
+    await queues.remove(id);
+  };
   let stopped = false;
   let scheduleStarted = false;
   let timer: NodeJS.Timeout | undefined;
@@ -39,29 +48,35 @@ export function startChores(deps: {
     let busy = false;
     try {
       if (!scheduleStarted) {
-        await queues.startSchedule(async (push, scheduledId) => {
-          try {
-            const appended = await log.appendDue(push, scheduledId);
-            if (appended && appended.jobEpoch > 0)
-              await queues.wake(push.connectionId, appended.jobEpoch);
-            // On a Cluster the job may lie on another master: it stays until the log's own replica has the message.
-            if (push.durability && redis.mode === "cluster") {
-              const { connectionId } = push;
-              await replication.ready(connectionId);
-              await replication.confirm(
-                { connectionId, place: { scheduledId }, due: true },
-                confirmDueMs,
+        await queues.startSchedule(
+          async (push, scheduledId) => {
+            try {
+              const appended = await log.appendDue(push, scheduledId);
+              if (appended && appended.jobEpoch > 0)
+                await queues.wake(push.connectionId, appended.jobEpoch);
+              // On a Cluster the job may lie on another master: it stays until the log's own replica has the message.
+              if (push.durability && redis.mode === "cluster") {
+                const { connectionId } = push;
+                await replication.ready(connectionId);
+                await replication.confirm(
+                  { connectionId, place: { scheduledId }, due: true },
+                  confirmDueMs,
+                );
+              }
+            } catch (error) {
+              if (!(error instanceof BridgeError && settled.has(error.code)))
+                throw error;
+              logger.debug(
+                { code: error.code },
+                "a due message found no place",
               );
             }
-          } catch (error) {
-            if (!(error instanceof BridgeError && settled.has(error.code)))
-              throw error;
-            logger.debug({ code: error.code }, "a due message found no place");
-          }
-        });
+          },
+          (message, scheduledId) => fanout.publishDue(message, scheduledId),
+        );
         scheduleStarted = true;
       }
-      busy = (await registry.sweep((id) => queues.remove(id))) >= 100;
+      busy = (await registry.sweep(remove)) >= 100;
     } catch (error) {
       logger.debug({ err: error }, "chores wait for Redis");
     }

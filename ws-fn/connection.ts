@@ -39,7 +39,9 @@ import { Delivery } from "./delivery.js";
 import { deliveryRun } from "./delivery-run.js";
 import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
 import { Lease, type Pulse } from "./lease.js";
+import { Members, type GroupStores } from "./members.js";
 import { Reporter } from "./reporter.js";
+import { SlowReader } from "./slow.js";
 import type { Frame, Speaker } from "./speaker.js";
 import { Suspicion } from "./suspicion.js";
 import { UpstreamLimit } from "./upstream.js";
@@ -67,7 +69,7 @@ export interface Socket {
   resume(): void;
 }
 
-export interface ConnectionDeps {
+export interface ConnectionDeps extends GroupStores {
   instance: string;
   log: Log;
   registry: Registry;
@@ -78,6 +80,7 @@ export interface ConnectionDeps {
   logger: Logger;
   config: {
     leaseMs: number;
+    resumeMs: number;
     lingerMs: number;
     heartbeatMs: number;
     slowMs: number;
@@ -92,6 +95,8 @@ export interface Admitted {
   lease: Lease;
   speaker: Speaker;
   resumed: boolean;
+  /** The client's last offset in each group that it names. */
+  offsets: ReadonlyMap<string, number>;
   heartbeatMs: number | undefined;
   tokenExpiresAtMs: number | undefined;
 }
@@ -111,6 +116,8 @@ export class Connection {
   readonly #logger: Logger;
   readonly #delivery: Delivery;
   readonly #reporter: Reporter;
+  readonly #members: Members;
+  readonly #slow: SlowReader;
   readonly #limit: UpstreamLimit;
   readonly #heartbeat: Heartbeat;
   readonly #worker: DeliveryWorker;
@@ -119,11 +126,11 @@ export class Connection {
   readonly #startedAt = Date.now();
   #state: State = "opening";
   #fenced = false;
+  #ended = false;
   #handed: number;
   #renewal: Promise<boolean> | undefined;
   #renewTimer: NodeJS.Timeout | undefined;
   #renewals = 0;
-  #slowTimer: NodeJS.Timeout | undefined;
   #messages = 0;
   readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
@@ -144,7 +151,17 @@ export class Connection {
     this.#suspicion = new Suspicion(claim.suspect, speaker.acks, {
       after: (ms, then) => this.#after(ms, then),
       goOn: () => {
-        if (this.#slowTimer === undefined) this.#delivery.unblock();
+        if (!this.#slow.full) this.#delivery.unblock();
+      },
+    });
+    this.#slow = new SlowReader(socket, config, {
+      drained: () => {
+        if (!this.#suspicion.holding) this.#delivery.unblock();
+        this.#members.drained();
+      },
+      stuck: (unsentBytes) => {
+        this.#logger.warn({ unsentBytes }, "the client does not read");
+        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
       },
     });
     this.#channel = `${channels.bell(connectionId)}${claim.epoch}`;
@@ -174,6 +191,24 @@ export class Connection {
         lost: () => this.#onLost(),
       },
       claim,
+    );
+    this.#members = new Members(
+      deps,
+      {
+        connectionId,
+        epoch: claim.epoch,
+        speaker,
+        mayWrite: () => this.#mayWrite(),
+        confirm: () => this.#confirm(),
+        send: (frames) => {
+          for (const frame of frames) socket.send(frame);
+        },
+        write: (frame) => this.#write(frame),
+        full: () => this.#slow.full,
+        live: () => this.#live,
+      },
+      claim,
+      this.#logger,
     );
     this.#worker = deps.queues.consume(connectionId, (signal) =>
       deliveryRun(
@@ -232,11 +267,13 @@ export class Connection {
 
   /** Welcome, then subscribe and await, then read the log, then orphaned jobs (rule 7). */
   async open(): Promise<void> {
-    const { claim, speaker, resumed, tokenExpiresAtMs } = this.#admitted;
+    const { claim, speaker, resumed, offsets, tokenExpiresAtMs } =
+      this.#admitted;
     const { queues, redis, tokens, config } = this.#deps;
-    const resumeToken = speaker.acks
-      ? await tokens.forResume(this.id, tokenExpiresAtMs)
-      : "";
+    const [resumeToken, groups] = await Promise.all([
+      speaker.acks ? tokens.forResume(this.id, tokenExpiresAtMs) : "",
+      this.#members.enter(claim, offsets),
+    ]);
     if (this.#state !== "opening") return;
     this.#to = "open";
     const welcome = speaker.welcome({
@@ -247,6 +284,7 @@ export class Connection {
       lost: claim.lost,
       seq: claim.cur,
       heartbeatMs: config.heartbeatMs,
+      groups,
     });
     // Stopped since the claim, if only by a storm of others: ask first. Without welcome a client waits for nothing (rule 1).
     while (welcome && !this.#write(welcome))
@@ -257,6 +295,7 @@ export class Connection {
     );
     // What the client has seen is acked by coming back with it.
     this.#reporter.ack(claim.cur);
+    this.#members.start();
     this.#scheduleRenewal(Math.random() * (config.leaseMs / 3));
     redis.subscriptions.on("gap", this.#onGap);
     await this.#subscribe();
@@ -296,7 +335,6 @@ export class Connection {
 
   #send(entry: Entry, redelivered: boolean): boolean {
     const frames = this.#speaker.message(entry, redelivered);
-    const { slowBytes } = this.#deps.config;
     const { seq } = entry;
     this.#handed = seq;
     this.#messages += 1;
@@ -310,36 +348,7 @@ export class Connection {
     this.#reporter.sent(seq, entry.total);
     if (this.#suspicion.sent(seq))
       this.#logger.warn({ seq }, "a suspected message is sent alone");
-    if (this.#socket.bufferedBytes <= slowBytes) return this.#suspicion.holding;
-    this.#watchSlow(this.#socket.bufferedBytes);
-    return true;
-  }
-
-  /** The socket has enough: wait until it took half, give up when it takes nothing for long. */
-  #watchSlow(before: number): void {
-    const { slowBytes, slowMs } = this.#deps.config;
-    let least = before;
-    let movedAt = performance.now();
-    const look = () => {
-      const now = performance.now();
-      const left = this.#socket.bufferedBytes;
-      if (left < slowBytes / 2) {
-        this.#slowTimer = undefined;
-        if (!this.#suspicion.holding) this.#delivery.unblock();
-        return;
-      }
-      if (left < least) {
-        least = left;
-        movedAt = now;
-      } else if (now - movedAt > slowMs) {
-        this.#logger.warn({ unsentBytes: left }, "the client does not read");
-        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
-        return;
-      }
-      this.#slowTimer = setTimeout(look, Math.min(50, slowMs / 4));
-    };
-    clearTimeout(this.#slowTimer);
-    this.#slowTimer = setTimeout(look, 5);
+    return this.#slow.full || this.#suspicion.holding;
   }
 
   #ping(): void {
@@ -363,6 +372,9 @@ export class Connection {
         return;
       case "job":
         if (this.#live) this.#worker.ring();
+        return;
+      case "groups":
+        this.#members.changed();
         return;
       case "fenced":
         this.#onFenced();
@@ -406,14 +418,17 @@ export class Connection {
     if (!this.#live) return false;
     const { registry, instance, config } = this.#deps;
     const confirmed = this.#lease.renewal();
+    const positions = this.#members.news();
+    const { identity } = this.#admitted.claim;
     try {
       const renewal = await registry.renew(this.id, {
         epoch: this.#epoch,
         owner: instance,
         cur: this.#delivery.cur,
         protocol: this.#speaker.protocol,
-        identity: this.#admitted.claim.identity,
+        identity: { ...identity, groups: JSON.stringify(this.#members.names) },
         expire: this.#renewals++ % expireEveryRenewals === 0,
+        positions,
       });
       if (renewal.kind === "fenced") {
         this.#onFenced();
@@ -425,6 +440,8 @@ export class Connection {
       }
       if (!this.#live) return false;
       confirmed();
+      this.#members.told(positions);
+      this.#members.changed(renewal.groupsVersion);
       this.#scheduleRenewal(config.leaseMs / 3);
       // The watchdog: whatever bell was lost, positions that differ make the log be read.
       if (renewal.seq !== this.#delivery.cur) void this.#delivery.read();
@@ -442,6 +459,7 @@ export class Connection {
     this.#fenced = true;
     this.#leave = "nothing";
     this.#delivery.stop();
+    this.#members.stop();
     this.#reporter.stop();
     this.#logger.info({ moving: this.#state === "moving" }, "taken over");
     // A client that was told to move closes this socket itself, with 1000.
@@ -452,6 +470,7 @@ export class Connection {
   #onEnded(code: number, words: string): void {
     if (this.#fenced) return;
     this.#leave = "nothing";
+    this.#ended = true;
     this.#reporter.stop();
     this.#close(code || CLOSE_BY_BACKEND, words);
   }
@@ -486,17 +505,10 @@ export class Connection {
     const said = this.#speaker.read(data, binary);
     switch (said.kind) {
       case "ack":
-        if (said.seq > this.#handed)
-          this.#refuse(
-            new BridgeError("invalid_frame", {
-              detail: "ack of a message that was not sent",
-            }),
-            CLOSE_POLICY,
-          );
-        else {
-          this.#reporter.ack(said.seq);
-          this.#suspicion.acked(said.seq);
-        }
+        this.#onAck(said.seq ?? 0, said.groups ?? {});
+        return;
+      case "group":
+        this.#members.request(said);
         return;
       case "pong":
         return;
@@ -521,6 +533,21 @@ export class Connection {
       case "violation":
         this.#refuse(said.error, CLOSE_POLICY);
     }
+  }
+
+  #onAck(seq: number, groups: Readonly<Record<string, number>>): void {
+    if (seq > this.#handed || !this.#members.ack(groups)) {
+      this.#refuse(
+        new BridgeError("invalid_frame", {
+          detail: "ack of a message that was not sent",
+        }),
+        CLOSE_POLICY,
+      );
+      return;
+    }
+    if (seq === 0) return;
+    this.#reporter.ack(seq);
+    this.#suspicion.acked(seq);
   }
 
   onPong(): void {
@@ -550,6 +577,7 @@ export class Connection {
     if (this.#state === "closing" || this.#state === "closed") return;
     this.#to = "closing";
     this.#delivery.stop();
+    this.#members.stop();
     this.#logger.info({ code, reason }, "closing the socket");
     this.#socket.close(code, reason);
   }
@@ -575,29 +603,20 @@ export class Connection {
       performance.now() - this.#delivery.activeAtMs <= poisonWithinMs;
     this.#to = "closed";
     this.#delivery.stop();
+    this.#members.stop();
+    this.#slow.stop();
     this.#limit.close();
     this.#heartbeat.stop();
     clearTimeout(this.#renewTimer);
-    clearTimeout(this.#slowTimer);
     for (const timer of this.#timers) clearTimeout(timer);
-    const { registry, redis } = this.#deps;
+    const { redis } = this.#deps;
     redis.subscriptions.off("gap", this.#onGap);
     const steps: (() => Promise<unknown>)[] = [
       () => redis.subscriptions.unsubscribe(this.#channel),
       () => this.#reporter.flush(),
       () => (byClient ? this.#accuse(soon) : Promise.resolve()),
       () => this.#worker.close(),
-      () =>
-        this.#leave === "end"
-          ? registry.end(this.id, {
-              epoch: this.#epoch,
-              reason: "client_closed" satisfies Reason,
-              code: CLOSE_NORMAL,
-              words: "closed by the client",
-            })
-          : this.#leave === "release"
-            ? registry.release(this.id, this.#epoch)
-            : Promise.resolve(),
+      () => this.#giveBack(),
     ];
     for (const step of steps)
       await step().catch((error: unknown) =>
@@ -615,6 +634,24 @@ export class Connection {
       "connection closed",
     );
     this.#settle();
+  }
+
+  /** Says what became of the connection: to the registry first, which decides whether it is ours to say. */
+  async #giveBack(): Promise<void> {
+    const { registry, config } = this.#deps;
+    if (this.#leave === "end")
+      await registry.end(this.id, {
+        epoch: this.#epoch,
+        reason: "client_closed" satisfies Reason,
+        code: CLOSE_NORMAL,
+        words: "closed by the client",
+      });
+    if (this.#leave === "end" || this.#ended) await this.#members.left(0);
+    else if (
+      this.#leave === "release" &&
+      (await registry.release(this.id, this.#epoch, this.#members.news()))
+    )
+      await this.#members.left(config.resumeMs);
   }
 
   /** The socket ended without our doing. Nothing to tell of most: all was acked, or nothing was sent. */

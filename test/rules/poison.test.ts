@@ -95,7 +95,12 @@ async function deadly(t: Scope, scripts: readonly Script[]) {
       2,
     );
   const { receiptMs } = world.windows;
-  const receipts = new Receipts(world.redis, world.log, receiptMs);
+  const receipts = new Receipts(
+    world.redis,
+    world.log,
+    world.fanout,
+    receiptMs,
+  );
   const receipt = await receipts.read(pushed[1]?.messageId ?? "");
   const { status, reason } = receipt;
   return { seen: [...seen], sockets, status, reason };
