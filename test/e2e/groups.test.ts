@@ -4,11 +4,12 @@ import { WebSocket } from "ws";
 import type {
   Accepted,
   Connection,
-  Prepared,
+  PrepareRequest,
   Receipt,
 } from "../../shared/api.js";
 import type { GroupState } from "../../client/types.js";
 import { startApplication } from "../../scripts/lab/application.js";
+import { parseGroupMessageId } from "../../shared/ids.js";
 import { startPair, type Pair } from "../../scripts/lab/pair.js";
 import { until } from "../../scripts/lab/until.js";
 
@@ -16,17 +17,10 @@ const pair = await startPair(t, {
   LEASE_SECONDS: "3",
   RESUME_SECONDS: "4",
   DRAIN_SECONDS: "0.1",
-  GROUP_HISTORY_MESSAGES: "20",
 });
 const { backend, wsFns } = pair;
 
-async function prepare(wish: object = {}): Promise<Prepared> {
-  const answer = await backend.ask("POST", "/v1/connections", {
-    body: JSON.stringify(wish),
-  });
-  if (answer.status !== 201) throw new Error(answer.text);
-  return answer.json<Prepared>();
-}
+const prepare = (wish?: PrepareRequest) => backend.prepare(wish);
 
 async function publish(
   path: string,
@@ -265,9 +259,9 @@ t.test("whoever comes back gets what it missed, or is told", async (t) => {
 
   away = true;
   app.socket.terminate();
-  // More than the history holds.
-  for (let i = 0; i < 25; i++)
-    await publish("/v1/groups/back/messages", "lost");
+  // More than the history holds, for all that the server can tell.
+  await publish("/v1/groups/back/messages", "lost");
+  await pair.redis.cli("XTRIM", "bridge:{g:back}:history", "MAXLEN", "0");
   away = false;
   await until(() => app.losses.length > 0, { ms: 20_000 });
   t.match(app.losses, [{ what: "group", group: "back" }]);
@@ -275,3 +269,96 @@ t.test("whoever comes back gets what it missed, or is told", async (t) => {
   await app.has(4);
   t.same(app.texts, ["1", "2", "3", "4"], "nothing in part");
 });
+
+/**
+ * Between its join and its leave: after the offset that the result of `join` names, up to and with the one that the result
+ * of `leave` names. Exactly that, in order, whatever happens to its sockets in between.
+ */
+t.test(
+  "two hundred members come and go while two thousand messages are published",
+  async (t) => {
+    const total = 2_000;
+    const offsetOf = (id: string) => {
+      const route = parseGroupMessageId(id);
+      return route?.kind === "offset" ? route.offset : Number.NaN;
+    };
+    const published: number[] = [];
+    let done = false;
+    let cuts = 0;
+    let memberships = 0;
+
+    async function member(number: number): Promise<void> {
+      const { token } = await prepare({ permissions: ["join:churn"] });
+      const got: number[] = [];
+      const app = startApplication(t, {
+        token,
+        to: (dial) => wsFns[(number + dial) % 2 === 0 ? 0 : 1].url,
+        onMessage: ({ id }) => void got.push(offsetOf(id)),
+      });
+      await app.bridge.ready;
+      const spans: [after: number, to: number][] = [];
+      // The first few stay for all of it.
+      const stays = number < 3;
+      for (let first = true; !done || first; first = false) {
+        const { offset: after } = await app.bridge.join("churn");
+        if (first) started();
+        const wanted = got.length + Math.floor(Math.random() * 60);
+        await until(() => done || (!stays && got.length >= wanted), {
+          ms: 120_000,
+          every: 40,
+        });
+        if (number % 4 === 0 || Math.random() < 0.1) {
+          cuts += 1;
+          const { dials } = app;
+          app.socket.terminate();
+          await until(() => app.dials > dials && app.bridge.state === "open", {
+            ms: 60_000,
+          });
+        }
+        const { offset: to } = await app.bridge.leave("churn");
+        spans.push([after, to]);
+        memberships += 1;
+      }
+      await settled;
+      const wanted = spans.flatMap(([after, to]) =>
+        published.filter((offset) => offset > after && offset <= to),
+      );
+      t.same(app.losses, []);
+      if (stays) t.equal(wanted.length, total, "it was there for all of it");
+      // One assertion each: a difference is shown as the first place that is wrong.
+      const wrong = wanted.findIndex((offset, i) => offset !== got[i]);
+      t.same(
+        { wrong, got: got.length },
+        { wrong: -1, got: wanted.length },
+        `member ${number}, ${spans.length} memberships`,
+      );
+      await app.bridge.close();
+    }
+
+    let waiting = 200;
+    let allIn: () => void;
+    const everybodyIn = new Promise<void>((resolve) => (allIn = resolve));
+    const started = () => (waiting -= 1) === 0 && allIn();
+    let settle: () => void;
+    const settled = new Promise<void>((resolve) => (settle = resolve));
+    const members = Array.from({ length: 200 }, (_, number) => member(number));
+    await Promise.race([everybodyIn, Promise.all(members)]);
+    for (let from = 0; from < total; from += 20)
+      await Promise.all(
+        Array.from({ length: 20 }, async (_, n) => {
+          const { id } = await publish(
+            "/v1/groups/churn/messages",
+            String(from + n),
+          );
+          published.push(offsetOf(id));
+        }),
+      );
+    published.sort((a, b) => a - b);
+    done = true;
+    settle!();
+    await Promise.all(members);
+    t.equal(new Set(published).size, total);
+    t.comment(`${memberships} memberships, ${cuts} cuts`);
+    t.ok(cuts > 20 && memberships > 400, "they did come and go");
+  },
+);

@@ -17,6 +17,7 @@ const WINDOWS = {
   ENDED_SECONDS: "1",
   RECEIPT_SECONDS: "1",
   IDEMPOTENCY_SECONDS: "2",
+  GROUP_HISTORY_SECONDS: "1",
 };
 
 interface Raw {
@@ -48,7 +49,9 @@ t.test("500 connections that got mail and ended leave no key", async (t) => {
   const backend = backendOf(t, httpFn.url);
 
   const one = async (number: number) => {
-    const { connectionId, token, url } = await backend.prepare();
+    const { connectionId, token, url } = await backend.prepare({
+      groups: ["mail"],
+    });
     const key = { headers: { "idempotency-key": "once", topic: "news" } };
     await backend.accepted(connectionId, "before", key);
     if (number % 3 === 0) {
