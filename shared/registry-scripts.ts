@@ -133,13 +133,13 @@ return {'ok', c[3] or '0', redis.call('LLEN', KEYS[2]), c[4] or '0'}
 /**
  * The owner is alive. Recreates what a failover lost; the higher epoch wins. Renews the expiry of all keys.
  * KEYS as in claim
- * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs
+ * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs positions
  * Returns {'ok', seq, waiting, recreated (1|0), version of its groups}, {'fenced'} or {'ended', code, words}.
  */
 export const restoreScript: Script = {
   name: "bridgeRestore",
   keys: 20,
-  lua: `${prelude}
+  lua: `${prelude}${places}
 local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords', 'gv')
 local mine = tonumber(ARGV[1])
 if c[1] == 'ended' then return {'ended', c[4] or '1000', c[5] or ''} end
@@ -152,6 +152,7 @@ end
 local seq = math.max(tonumber(c[3] or 0), tonumber(ARGV[4]))
 redis.call('HSET', KEYS[1], 'state', 'open', 'owner', ARGV[2], 'lease', text(ms + tonumber(ARGV[3])), 'seq', text(seq))
 if c[1] ~= 'open' then redis.call('HDEL', KEYS[1], 'until') end
+place(ARGV[12])
 expire(1, #KEYS, tonumber(ARGV[11]))
 return {'ok', text(seq), redis.call('LLEN', KEYS[8]), c[1] and 0 or 1, c[6] or '0'}
 `,

@@ -313,6 +313,7 @@ export class Registry {
         identity.permissions,
         identity.createdMs,
         horizonMs,
+        positionsText(owner.positions ?? nowhere),
       ])) as unknown[]
     ).map(String);
     const [kind, first, second, recreated, version] = reply;

@@ -33,13 +33,14 @@ import type { Logger } from "../shared/logging.js";
 import { accuse, poisonWithinMs } from "../shared/poison.js";
 import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
-import type { Claim, Registry } from "../shared/registry.js";
+import type { Claim, Registry, Renewal } from "../shared/registry.js";
 import type { Tokens } from "../shared/tokens.js";
 import { Delivery } from "./delivery.js";
 import { deliveryRun } from "./delivery-run.js";
 import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
-import { Lease, type Pulse } from "./lease.js";
+import type { Lease, Pulse } from "./lease.js";
 import { Members, type GroupStores } from "./members.js";
+import { Ownership } from "./ownership.js";
 import { Reporter } from "./reporter.js";
 import { SlowReader } from "./slow.js";
 import type { Frame, Speaker } from "./speaker.js";
@@ -48,10 +49,6 @@ import { UpstreamLimit } from "./upstream.js";
 
 /** A client that was told to move has this long after its slot. */
 const moveGraceMs = 5_000;
-/** A renewal that failed is tried again after this long. */
-const renewRetryMs = 500;
-/** The expiry of a connection's keys is renewed with every so many renewals. */
-const expireEveryRenewals = 100;
 /** A timer of Node counts at most this many milliseconds. */
 const timerMaxMs = 2_147_483_647;
 
@@ -111,7 +108,7 @@ export class Connection {
   readonly #admitted: Admitted;
   readonly #socket: Socket;
   readonly #speaker: Speaker;
-  readonly #lease: Lease;
+  readonly #ownership: Ownership;
   readonly #epoch: number;
   readonly #logger: Logger;
   readonly #delivery: Delivery;
@@ -128,9 +125,6 @@ export class Connection {
   #fenced = false;
   #ended = false;
   #handed: number;
-  #renewal: Promise<boolean> | undefined;
-  #renewTimer: NodeJS.Timeout | undefined;
-  #renewals = 0;
   #messages = 0;
   readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
@@ -145,7 +139,18 @@ export class Connection {
     this.#admitted = admitted;
     this.#socket = socket;
     this.#speaker = speaker;
-    this.#lease = admitted.lease;
+    this.#ownership = new Ownership(admitted.lease, config.leaseMs, {
+      live: () => this.#live,
+      renew: (expire) => this.#renew(expire),
+      renewed: ({ seq, waiting, groupsVersion }) => {
+        // The watchdog: whatever bell was lost, what differs is looked up.
+        if (seq !== this.#delivery.cur) void this.#delivery.read();
+        if (waiting > 0) this.#worker.ring();
+        this.#members.changed(groupsVersion);
+      },
+      fenced: () => this.#onFenced(),
+      ended: (code, words) => this.#onEnded(code, words),
+    });
     this.#epoch = claim.epoch;
     this.#handed = claim.cur;
     this.#suspicion = new Suspicion(claim.suspect, speaker.acks, {
@@ -172,7 +177,7 @@ export class Connection {
     this.#reporter = new Reporter(
       {
         report: (report) => deps.log.report(connectionId, claim.epoch, report),
-        confirm: () => this.#confirm(),
+        confirm: () => this.#ownership.confirm(),
         fenced: () => this.#onFenced(),
       },
       speaker.acks ? "client" : "socket",
@@ -184,7 +189,7 @@ export class Connection {
           deps.log.read(connectionId, claim.epoch, cur, mode),
         recall: (seq) => deps.log.recall(connectionId, seq, claim.epoch),
         mayWrite: () => this.#mayWrite(),
-        confirm: () => this.#confirm(),
+        confirm: () => this.#ownership.confirm(),
         send: (entry, redelivered) => this.#send(entry, redelivered),
         skip: (seq, status, reason) => this.#reporter.skip(seq, status, reason),
         fenced: () => this.#onFenced(),
@@ -199,7 +204,7 @@ export class Connection {
         epoch: claim.epoch,
         speaker,
         mayWrite: () => this.#mayWrite(),
-        confirm: () => this.#confirm(),
+        confirm: () => this.#ownership.confirm(),
         send: (frames) => {
           for (const frame of frames) socket.send(frame);
         },
@@ -288,7 +293,7 @@ export class Connection {
     });
     // Stopped since the claim, if only by a storm of others: ask first. Without welcome a client waits for nothing (rule 1).
     while (welcome && !this.#write(welcome))
-      if (!(await this.#confirm())) return;
+      if (!(await this.#ownership.confirm())) return;
     this.#logger.info(
       { protocol: speaker.protocol, resumed, lost: claim.lost },
       "connection open",
@@ -296,7 +301,7 @@ export class Connection {
     // What the client has seen is acked by coming back with it.
     this.#reporter.ack(claim.cur);
     this.#members.start();
-    this.#scheduleRenewal(Math.random() * (config.leaseMs / 3));
+    this.#ownership.start();
     redis.subscriptions.on("gap", this.#onGap);
     await this.#subscribe();
     if (!this.#live) return;
@@ -323,7 +328,7 @@ export class Connection {
   }
 
   #mayWrite(): boolean {
-    return this.#live && this.#lease.holds;
+    return this.#live && this.#ownership.holds;
   }
 
   /** The door for all frames but messages. False: not written, ownership must be confirmed first. */
@@ -353,7 +358,7 @@ export class Connection {
 
   #ping(): void {
     if (!this.#mayWrite()) {
-      this.#confirmQuietly();
+      this.#ownership.confirmQuietly();
       return;
     }
     const frame = this.#speaker.ping();
@@ -396,61 +401,21 @@ export class Connection {
       .catch(() => undefined);
   }
 
-  #scheduleRenewal(ms: number): void {
-    clearTimeout(this.#renewTimer);
-    this.#renewTimer = setTimeout(() => this.#confirmQuietly(), ms);
-  }
-
-  /** Renews the lease; everybody who asks meanwhile gets the same answer. */
-  #confirm(): Promise<boolean> {
-    this.#renewal ??= this.#renew().finally(() => {
-      this.#renewal = undefined;
-    });
-    return this.#renewal;
-  }
-
-  /** A renewal that fails schedules the next one by itself. */
-  #confirmQuietly(): void {
-    this.#confirm().catch(() => undefined);
-  }
-
-  async #renew(): Promise<boolean> {
-    if (!this.#live) return false;
-    const { registry, instance, config } = this.#deps;
-    const confirmed = this.#lease.renewal();
-    const positions = this.#members.news();
+  async #renew(expire: boolean): Promise<Renewal> {
+    const { registry, instance } = this.#deps;
     const { identity } = this.#admitted.claim;
-    try {
-      const renewal = await registry.renew(this.id, {
-        epoch: this.#epoch,
-        owner: instance,
-        cur: this.#delivery.cur,
-        protocol: this.#speaker.protocol,
-        identity: { ...identity, groups: JSON.stringify(this.#members.names) },
-        expire: this.#renewals++ % expireEveryRenewals === 0,
-        positions,
-      });
-      if (renewal.kind === "fenced") {
-        this.#onFenced();
-        return false;
-      }
-      if (renewal.kind === "ended") {
-        this.#onEnded(renewal.code, renewal.words);
-        return false;
-      }
-      if (!this.#live) return false;
-      confirmed();
-      this.#members.told(positions);
-      this.#members.changed(renewal.groupsVersion);
-      this.#scheduleRenewal(config.leaseMs / 3);
-      // The watchdog: whatever bell was lost, positions that differ make the log be read.
-      if (renewal.seq !== this.#delivery.cur) void this.#delivery.read();
-      if (renewal.waiting > 0) this.#worker.ring();
-      return true;
-    } catch (error) {
-      if (this.#live) this.#scheduleRenewal(renewRetryMs);
-      throw error;
-    }
+    const positions = this.#members.news();
+    const renewal = await registry.renew(this.id, {
+      epoch: this.#epoch,
+      owner: instance,
+      cur: this.#delivery.cur,
+      protocol: this.#speaker.protocol,
+      identity: { ...identity, groups: JSON.stringify(this.#members.names) },
+      expire,
+      positions,
+    });
+    if (renewal.kind === "ok") this.#members.told(positions);
+    return renewal;
   }
 
   /** A newer epoch owns the connection. Not a byte more, but the close. */
@@ -607,7 +572,7 @@ export class Connection {
     this.#slow.stop();
     this.#limit.close();
     this.#heartbeat.stop();
-    clearTimeout(this.#renewTimer);
+    this.#ownership.stop();
     for (const timer of this.#timers) clearTimeout(timer);
     const { redis } = this.#deps;
     redis.subscriptions.off("gap", this.#onGap);

@@ -3,7 +3,10 @@
  *
  *            position reached by the feed           socket full, lease in doubt
  *   behind ─────────────────────────────▶ live ──────────────────────────────▶ behind
- *      └──────────────────── leave, close ──┴──▶ left
+ *      │  ▲                                     │
+ *      │  └──────────── Redis did not do it ──────┼──── paused
+ *      │                              leave asked ┴──────▶ │ done
+ *      └──────────────────── close ───────────────┴────────┴──▶ left
  *
  * A live one takes what its feed offers. One that is behind (it came back, it does not read, it has just joined) reads the
  * history by itself, after its position, and is live again once it is level with the feed. What the history does not hold
@@ -77,7 +80,7 @@ class Member implements FeedMember {
   readonly #ports: MemberPorts;
   readonly #fanout: Fanout;
   readonly #who: Who;
-  #mode: "behind" | "live" | "left" = "behind";
+  #mode: "behind" | "live" | "paused" | "left" = "behind";
   #feed: Feed | undefined;
   #at: Position = { epoch: "", offset: 0 };
   #acked: Position | undefined;
@@ -253,6 +256,16 @@ class Member implements FeedMember {
 
   told(place: Position): void {
     this.#told = place;
+  }
+
+  /** Takes nothing more, until `goOn`: its place stays what it is. */
+  pause(): void {
+    this.#mode = "paused";
+  }
+
+  goOn(): void {
+    if (this.#mode === "paused") this.#mode = "behind";
+    this.catchUp();
   }
 
   /** Takes nothing more. */
@@ -458,18 +471,20 @@ export class Members {
   /** Nothing of the group is sent from here on: its place now is the end of the membership. */
   async #leave(group: string): Promise<object> {
     const member = this.#members.get(group);
-    member?.leave(this.#stores.feeds);
-    this.#members.delete(group);
+    member?.pause();
     try {
       const { connectionId, epoch: owner } = this.#ports;
       this.#version =
         (await this.#stores.memberships.leave(connectionId, group, owner)) ??
         this.#version;
     } catch (error) {
-      // It may still be a member: what Redis says is true, and is looked up with the next renewal.
+      // It may or may not be one: it goes on as one, and what Redis says is looked up with the next renewal.
       this.#version = -1;
+      member?.goOn();
       throw error;
     }
+    member?.leave(this.#stores.feeds);
+    this.#members.delete(group);
     return { group, ...place(member?.at) };
   }
 

@@ -15,25 +15,49 @@ import { until } from "../../scripts/lab/until.js";
 
 const pair = await startPair(t, {
   LEASE_SECONDS: "3",
-  RESUME_SECONDS: "4",
   DRAIN_SECONDS: "0.1",
 });
 const { backend, wsFns } = pair;
 
 const prepare = (wish?: PrepareRequest) => backend.prepare(wish);
 
+let published = 0;
+
+/** As a good backend does it: with a key, and again after a 503. */
 async function publish(
   path: string,
   body: string,
   headers: Record<string, string> = {},
 ): Promise<Accepted> {
-  const answer = await backend.ask("POST", path, {
-    body,
-    headers: { "content-type": "text/plain", ...headers },
-  });
+  const key = `${++published}`;
+  const answer = await until(
+    async () => {
+      const { status, text, json } = await backend.ask("POST", path, {
+        body,
+        headers: {
+          "content-type": "text/plain",
+          "idempotency-key": key,
+          ...headers,
+        },
+      });
+      return status === 503 ? undefined : { status, text, json };
+    },
+    { every: 100 },
+  );
   if (answer.status !== 202) throw new Error(answer.text);
   return answer.json<Accepted>();
 }
+
+/** As a good client does it: what may or may not have been done is asked for again. */
+const again = (ask: () => Promise<GroupState>): Promise<GroupState> =>
+  until(
+    () =>
+      ask().catch((error: { problem?: { status?: number } }) => {
+        if (error.problem?.status === 503) return undefined;
+        throw error as Error;
+      }),
+    { every: 100 },
+  );
 
 /** An application on instance 0 or 1. */
 const application = (t: Test, token: string, instance: 0 | 1) =>
@@ -300,7 +324,7 @@ t.test(
       // The first few stay for all of it.
       const stays = number < 3;
       for (let first = true; !done || first; first = false) {
-        const { offset: after } = await app.bridge.join("churn");
+        const { offset: after } = await again(() => app.bridge.join("churn"));
         if (first) started();
         const wanted = got.length + Math.floor(Math.random() * 60);
         await until(() => done || (!stays && got.length >= wanted), {
@@ -313,9 +337,14 @@ t.test(
           app.socket.terminate();
           await until(() => app.dials > dials && app.bridge.state === "open", {
             ms: 60_000,
+          }).catch((error: unknown) => {
+            const said = app.errors.map(({ message }) => message);
+            throw new Error(`${app.bridge.state}: ${said.join("; ")}`, {
+              cause: error,
+            });
           });
         }
-        const { offset: to } = await app.bridge.leave("churn");
+        const { offset: to } = await again(() => app.bridge.leave("churn"));
         spans.push([after, to]);
         memberships += 1;
       }
