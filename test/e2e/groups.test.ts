@@ -10,6 +10,7 @@ import type {
 import type { GroupState } from "../../client/types.js";
 import { startApplication } from "../../scripts/lab/application.js";
 import { parseGroupMessageId } from "../../shared/ids.js";
+import { startWsFn } from "../../scripts/lab/processes.js";
 import { startPair, type Pair } from "../../scripts/lab/pair.js";
 import { until } from "../../scripts/lab/until.js";
 
@@ -292,6 +293,34 @@ t.test("whoever comes back gets what it missed, or is told", async (t) => {
   await publish("/v1/groups/back/messages", "4");
   await app.has(4);
   t.same(app.texts, ["1", "2", "3", "4"], "nothing in part");
+});
+
+t.test("who died with its instance is not online", async (t) => {
+  const instance = await startWsFn(t, {
+    REDIS_URL: pair.redis.url,
+    LOG_LEVEL: "warn",
+    LEASE_SECONDS: "1",
+  });
+  const wish = { groups: ["fallen"] };
+  const [stays, falls] = [await prepare(wish), await prepare(wish)];
+  const one = application(t, stays.token, 0);
+  const two = startApplication(t, {
+    token: falls.token,
+    // Afterwards it finds nobody.
+    to: (dial) => (dial === 0 ? instance.url : "ws://127.0.0.1:1"),
+  });
+  await Promise.all([one.bridge.ready, two.bridge.ready]);
+  t.match(await members("fallen"), { recipients: 2, online: 2 });
+  instance.kill("SIGKILL");
+  await instance.exited;
+  await until(async () => (await members("fallen")).online === 1, {
+    message: "its lease is over",
+  });
+  t.match(await publish("/v1/groups/fallen/messages", "x"), {
+    recipients: 2,
+    online: 1,
+  });
+  await one.has(1);
 });
 
 /**

@@ -338,3 +338,42 @@ t.test("a member that does not read costs no memory", async (t) => {
   await say("next");
   await client.receives("1", "2", "next");
 });
+
+/** Redis commands, those inside scripts included, for twenty messages and the acks of all members. */
+async function cost(t: Test, members: number): Promise<number> {
+  const { enter, prepare, say, group } = await start(t);
+  const ids = await Promise.all(Array.from({ length: members }, prepare));
+  const clients = await Promise.all(ids.map((id) => enter(id)));
+  const processed = async () =>
+    Number(
+      /total_commands_processed:(\d+)/.exec(
+        String(await redis.cli("INFO", "stats")),
+      )?.[1],
+    );
+  const before = await processed();
+  for (let n = 0; n < 20; n++) {
+    await say(`${n}`);
+    await until(
+      () => clients.every(({ socket }) => socket.messages.length === n + 1),
+      patience,
+    );
+    for (const client of clients)
+      client.connection.onMessage(
+        Buffer.from(
+          JSON.stringify({ type: "ack", groups: { [group]: last(client) } }),
+        ),
+        false,
+      );
+  }
+  const after = await processed();
+  t.same(clients.map(({ socket }) => socket.closedWith).filter(Boolean), []);
+  return after - before;
+}
+
+t.test("a publish costs the same for one member and for many", async (t) => {
+  const one = await cost(t, 1);
+  const many = await cost(t, 60);
+  t.comment(`20 messages: ${one} commands for 1 member, ${many} for 60`);
+  // One command for each member and message would be 1,200 more.
+  t.ok(many < one + 400, `${many} for 60, ${one} for 1`);
+});
