@@ -37,7 +37,6 @@ export async function groupReceipt(
   let recipients = waited?.recipients ?? null;
   let online = waited?.online ?? 0;
   let sent = 0;
-  let undeliverable = false;
   /** When nothing more becomes of it; undefined while something may. */
   let overMs: number | undefined;
   if (facts.kind === "waiting") {
@@ -49,13 +48,13 @@ export async function groupReceipt(
       push("expired", overMs);
     }
   } else {
-    ({ expiresAtMs, sent, undeliverable } = facts);
+    ({ expiresAtMs, sent } = facts);
     if (!waited) ({ recipients, online } = facts);
     push("queued", Math.floor(facts.offset / 1_000));
     if (facts.sentAtMs !== undefined) {
       overMs = facts.sentAtMs;
       push("sent", overMs);
-    } else if (undeliverable) {
+    } else if (facts.undeliverable) {
       overMs = expiresAtMs;
       push("undeliverable", overMs);
     } else if (expiresAtMs < nowMs) {
