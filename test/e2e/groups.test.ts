@@ -57,7 +57,7 @@ const again = (ask: () => Promise<GroupState>): Promise<GroupState> =>
         if (error.problem?.status === 503) return undefined;
         throw error as Error;
       }),
-    { every: 100 },
+    { ms: 30_000, every: 100 },
   );
 
 /** An application on instance 0 or 1. */
@@ -349,33 +349,42 @@ t.test(
         onMessage: ({ id }) => void got.push(offsetOf(id)),
       });
       await app.bridge.ready;
+      const cut = async () => {
+        cuts += 1;
+        const { dials } = app;
+        app.socket.terminate();
+        await until(() => app.dials > dials && app.bridge.state === "open", {
+          ms: 60_000,
+        }).catch((error: unknown) => {
+          const said = app.errors.map(({ message }) => message);
+          throw new Error(`${app.bridge.state}: ${said.join("; ")}`, {
+            cause: error,
+          });
+        });
+      };
       const spans: [after: number, to: number][] = [];
       // The first few stay for all of it.
       const stays = number < 3;
       for (let first = true; !done || first; first = false) {
         const { offset: after } = await again(() => app.bridge.join("churn"));
         if (first) started();
-        const wanted = got.length + Math.floor(Math.random() * 60);
-        await until(() => done || (!stays && got.length >= wanted), {
-          ms: 120_000,
-          every: 40,
-        });
-        if (number % 4 === 0 || Math.random() < 0.1) {
-          cuts += 1;
-          const { dials } = app;
-          app.socket.terminate();
-          await until(() => app.dials > dials && app.bridge.state === "open", {
-            ms: 60_000,
-          }).catch((error: unknown) => {
-            const said = app.errors.map(({ message }) => message);
-            throw new Error(`${app.bridge.state}: ${said.join("; ")}`, {
-              cause: error,
-            });
+        do {
+          const wanted = got.length + Math.floor(Math.random() * 200);
+          await until(() => done || got.length >= wanted, {
+            ms: 120_000,
+            every: 40,
           });
-        }
+          if (stays || Math.random() < 0.15) await cut();
+        } while (stays && !done);
         const { offset: to } = await again(() => app.bridge.leave("churn"));
         spans.push([after, to]);
         memberships += 1;
+        // Away from it for a while: most are no members most of the time, which keeps this cheap.
+        const next = published.length + Math.random() * 600;
+        await until(() => done || published.length >= next, {
+          ms: 120_000,
+          every: 40,
+        });
       }
       await settled;
       const wanted = spans.flatMap(([after, to]) =>
