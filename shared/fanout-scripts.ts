@@ -36,16 +36,7 @@ local function group()
 end
 `;
 
-/**
- * Members are alive: they stay members for \`spanMs\`, and online for \`leaseMs\`. Tells where the group stands. An instance
- * that has heard more than Redis knows says so: history was lost, and a new epoch tells everybody.
- * KEYS meta history members until online; ARGV 1 keepMs 2 spanMs 3 leaseMs|'' 4 epoch|'' 5 offset|lost, then IDs
- * Returns {epoch, offset}.
- */
-export const holdScript: Script = {
-  name: "bridgeGroupHold",
-  keys: 5,
-  lua: `${prelude}${drains()}
+const hold = `
 local epoch, offset = group()
 if ARGV[4] == epoch and (ARGV[5] == 'lost' or tonumber(ARGV[5]) > offset) then
   offset = math.max(us, offset + 1, (tonumber(ARGV[5]) or 0) + 1)
@@ -70,17 +61,35 @@ if #ARGV > 5 then
 end
 keep(KEYS[1], math.max(tonumber(ARGV[1]), span))
 return {epoch, text(offset)}
-`,
+`;
+
+/**
+ * Members are alive: they stay members for \`spanMs\`, and online for \`leaseMs\`. Tells where the group stands. An instance
+ * that has heard more than Redis knows says so: history was lost, and a new epoch tells everybody.
+ * KEYS meta history members until online; ARGV 1 keepMs 2 spanMs 3 leaseMs|'' 4 epoch|'' 5 offset|lost, then IDs
+ * Returns {epoch, offset}.
+ */
+export const holdScript: Script = {
+  name: "bridgeGroupHold",
+  keys: 5,
+  lua: `${prelude}${drains()}${hold}`,
+};
+
+/** The same for who is to become a member: refused when Redis is full. */
+export const admitScript: Script = {
+  name: "bridgeGroupAdmit",
+  keys: 5,
+  lua: `${prelude}${hold}`,
 };
 
 /**
- * Members are away (\`spanMs\`: they may come back), or none any more (0).
+ * Members are away (\`spanMs\`: they may come back), or none any more (0). Begins with a delete (full.ts).
  * KEYS meta members until online; ARGV 1 spanMs, then IDs
  */
 export const leaveScript: Script = {
   name: "bridgeGroupLeave",
   keys: 4,
-  lua: `${common}${drains()}
+  lua: `${common}
 for i = 2, #ARGV do
   redis.call('ZREM', KEYS[4], ARGV[i])
   if ARGV[1] == '0' then

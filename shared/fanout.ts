@@ -5,6 +5,7 @@
  */
 import { BridgeError } from "./errors.js";
 import {
+  admitScript,
   groupReceiptScript,
   historyScript,
   holdScript,
@@ -25,6 +26,7 @@ import type { Argument, RedisLink, Script } from "./redis.js";
 
 export const fanoutScripts: readonly Script[] = [
   holdScript,
+  admitScript,
   leaveScript,
   publishScript,
   historyScript,
@@ -217,17 +219,17 @@ export class Fanout {
   /**
    * Keeps connections members for `spanMs` from now, and online for `leaseMs` when given. `known` is what this instance
    * has heard last; "lost" says that Redis went on from less than that. Tells where the group stands; with no connections
-   * it only asks.
+   * it only asks. `isNew`: nobody counts on the membership yet, so it may be refused with redis_full.
    */
   async hold(
     group: string,
     connectionIds: readonly string[],
-    span: { spanMs: number; leaseMs?: number },
+    span: { spanMs: number; leaseMs?: number; isNew?: boolean },
     known?: { epoch: string; offset: number | "lost" },
   ): Promise<Position> {
     const reply = (
       (await this.#redis.run(
-        holdScript,
+        span.isNew ? admitScript : holdScript,
         [
           keys.group(group),
           keys.groupHistory(group),

@@ -9,7 +9,6 @@ import type { PrepareRequest } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Fanout, Position } from "./fanout.js";
 import { newConnectionId } from "./ids.js";
-import { drains } from "./full.js";
 import { channels, everybody, groupTag, keys } from "./keys.js";
 import type { RedisLink, Script } from "./redis.js";
 import { parsePositions, type Positions, type Registry } from "./registry.js";
@@ -56,11 +55,11 @@ return {'joined', store()}
 `,
 };
 
-/** It is a member no more. KEYS conn; ARGV group epoch|'' bell. Returns {'left', version}, {'none'} or as join. */
+/** It is a member no more; begins with a delete (full.ts). KEYS conn; ARGV group epoch|'' bell. Returns {'left', version}, {'none'} or as join. */
 export const quitScript: Script = {
   name: "bridgeQuit",
   keys: 1,
-  lua: `${drains()}${member}
+  lua: `${member}
 if ARGV[2] ~= '' and c[2] ~= ARGV[2] then return {'fenced'} end
 if not at then return {'none'} end
 table.remove(list, at)
@@ -126,7 +125,10 @@ export class Memberships {
       [everybody, ...(request.groups ?? [])].map(async (group) => {
         positions.set(
           group,
-          await this.#fanout.hold(group, [connectionId], { spanMs }),
+          await this.#fanout.hold(group, [connectionId], {
+            spanMs,
+            isNew: true,
+          }),
         );
       }),
     );
@@ -172,7 +174,10 @@ export class Memberships {
     owner: number | undefined,
     span: { spanMs: number; leaseMs?: number },
   ): Promise<Joined> {
-    const here = await this.#fanout.hold(group, [id], span);
+    const here = await this.#fanout.hold(group, [id], {
+      ...span,
+      isNew: true,
+    });
     const [word = "", first = ""] = await this.#run(joinScript, id, [
       group,
       owner ?? "",
