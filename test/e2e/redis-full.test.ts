@@ -197,6 +197,8 @@ t.test("a full Redis", async (t) => {
     t.ok((await usedBytes(redis)) < 0.95 * limit, "well before the limit");
     t.equal(await refusals(redis), 0, "Redis itself refused nothing");
 
+    // ws-fn looks for itself, and Redis may have freed a few buffers since.
+    await maxmemory(redis, Math.round(limit * 0.97));
     isRefused(t, await backend.ask("POST", "/v1/connections"));
     const refused = await upgrade(ws.url);
     if (refused === "open") throw new Error("a new connection was taken");
