@@ -3,8 +3,6 @@ import type { Accepted, Connection, Receipt } from "../shared/api.js";
 import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded } from "../shared/errors.js";
 import { EventFeed } from "../shared/event-feed.js";
-import type { Position, Published } from "../shared/fanout.js";
-import { groupTarget } from "../shared/group-receipts.js";
 import {
   isConnectionId,
   newConnectionId,
@@ -15,15 +13,16 @@ import {
   userTag,
   type MessageRoute,
 } from "../shared/ids.js";
-import { channels, groupTag, keys } from "../shared/keys.js";
+import { channels, keys } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import { tagsOf } from "../shared/membership.js";
-import { isFinal, Receipts } from "../shared/receipts.js";
+import { Receipts } from "../shared/receipts.js";
 import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
 import { createExplain } from "./explain.js";
+import { createGroups } from "./redis-groups.js";
 import type {
   Bridge,
   Publish,
@@ -256,74 +255,6 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       : log.settle(request.connectionId, idempotency, text));
   }
 
-  async function publish(request: Publish): Promise<Pushed> {
-    const { dueAtMs } = request;
-    await admit(groupTag(request.group), request);
-    let published: Published;
-    if (dueAtMs === undefined) published = await fanout.publish(request);
-    else {
-      const fresh = newScheduledId();
-      published = await fanout.schedule(request, fresh, dueAtMs);
-      // A replay as well: the first request may have ended before its job was stored. A key may have published at once, too.
-      const { scheduledId, replayed } = published;
-      try {
-        if (scheduledId !== undefined)
-          await queues.scheduleGroup(
-            request,
-            scheduledId,
-            Math.max(0, dueAtMs - Date.now()),
-          );
-      } catch (error) {
-        if (!replayed)
-          await fanout.unschedule(request, fresh).catch(() => undefined);
-        throw error instanceof BridgeError
-          ? error
-          : new BridgeError("outcome_unknown", { retryAfterSeconds: 1 }, error);
-      }
-    }
-    const { messageId, status, recipients, online, expiresAtMs } = published;
-    return {
-      messageId,
-      accepted: {
-        id: messageId,
-        status,
-        to: groupTarget(request.group),
-        recipients,
-        online,
-        expiresAt: acceptedUntil(expiresAtMs),
-        durability: "local",
-      },
-      ...(published.replayed ? { replayed: true } : {}),
-    };
-  }
-
-  /** Only what waits for its time can be taken back: once published, every instance has it. */
-  async function recallFromGroup(messageId: string): Promise<Receipt> {
-    const route = parseGroupMessageId(messageId);
-    const before = await receipts.read(messageId);
-    const outcome =
-      route?.kind === "scheduled"
-        ? await fanout.recall(route.group, route.scheduledId)
-        : "sent";
-    if (outcome === "recalled" && route?.kind === "scheduled") {
-      // Only tidiness: a job that still runs finds the recall.
-      await queues.unschedule(route.scheduledId).catch(() => undefined);
-      return receipts.read(messageId);
-    }
-    if (outcome === "not_found") throw new BridgeError("message_not_found");
-    if (outcome === "final" || isFinal(before.status))
-      throw new BridgeError("already_final", {
-        detail: `the message is ${before.status}`,
-      });
-    if (before.status === "queued")
-      throw new BridgeError("may_have_been_delivered", {
-        detail: "the message is published; a member may have it",
-      });
-    throw new BridgeError("already_sent", {
-      detail: "the message was published to the group",
-    });
-  }
-
   /** Asks the owner, who alone knows what it has sent. */
   async function recallFromOwner(
     connectionId: string,
@@ -396,7 +327,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
   }
 
   async function recall(messageId: string): Promise<Receipt> {
-    if (parseGroupMessageId(messageId)) return recallFromGroup(messageId);
+    if (parseGroupMessageId(messageId)) return groups.recall(messageId);
     const route = parseMessageId(messageId);
     // Tells an unknown message from one that cannot be recalled.
     await receipts.read(messageId);
@@ -447,31 +378,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       await memory.admit(tag, connectionBytes);
   }
 
-  async function join(group: string, connectionId: string): Promise<Position> {
-    await memory.admit(groupTag(group), connectionBytes);
-    return memberships.join(connectionId, group);
-  }
-
-  /** Does something with every connection of a user; says with how many. Those that end meanwhile do not count. */
-  async function ofUser(
-    userId: string,
-    doIt: (connectionId: string) => Promise<unknown>,
-  ): Promise<number> {
-    const done = await Promise.all(
-      (await registry.ofUser(userId)).map(({ connectionId }) =>
-        doIt(connectionId).then(
-          () => 1,
-          (error: unknown) => {
-            const code = error instanceof BridgeError ? error.code : undefined;
-            if (code === "connection_ended" || code === "connection_not_found")
-              return 0;
-            throw error;
-          },
-        ),
-      ),
-    );
-    return done.reduce<number>((sum, n) => sum + n, 0);
-  }
+  const groups = createGroups(stores, receipts, admit);
 
   const bridge: Bridge = {
     async prepare(input) {
@@ -541,26 +448,12 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
         limit: lookAtMost,
         withinMs,
       }),
-    publish,
-    async group(group, { limit, cursor = "" }) {
-      const [counts, page] = await Promise.all([
-        fanout.count(group),
-        memberships.page(group, cursor, limit),
-      ]);
-      return { ...counts, ...page };
-    },
-    async join(group, connectionId) {
-      refuseUnknown(connectionId);
-      return join(group, connectionId);
-    },
-    joinUser: (group, userId) =>
-      ofUser(userId, (connectionId) => join(group, connectionId)),
-    leaveUser: (group, userId) =>
-      ofUser(userId, (connectionId) => memberships.leave(connectionId, group)),
-    async leave(group, connectionId) {
-      refuseUnknown(connectionId);
-      await memberships.leave(connectionId, group);
-    },
+    publish: groups.publish,
+    group: groups.group,
+    join: groups.join,
+    leave: groups.leave,
+    joinUser: groups.joinUser,
+    leaveUser: groups.leaveUser,
     ready: () => redis.ready(),
   };
 
