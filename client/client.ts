@@ -15,6 +15,7 @@ import type {
   BridgeErrorCode,
   Clock,
   Frame,
+  GroupState,
   Loss,
   Message,
   MessageFrame,
@@ -113,6 +114,11 @@ interface Link {
   error: string | undefined;
 }
 
+/** A request that waits for its result. */
+interface Waiting extends Settle<Result> {
+  readonly request: Request;
+}
+
 interface Settle<T> {
   resolve(value: T): void;
   reject(error: BridgeError): void;
@@ -148,7 +154,7 @@ class Connection implements Bridge {
   #failingMs = 0;
   #failedAt: number;
 
-  readonly #requests = new Map<string, Settle<Result>>();
+  readonly #requests = new Map<string, Waiting>();
   #lastRef = 0;
 
   constructor(url: string, options: Options) {
@@ -179,8 +185,31 @@ class Connection implements Bridge {
     const ref = String(++this.#lastRef);
     return new Promise((resolve, reject) => {
       this.#send({ ...request, ref });
-      this.#requests.set(ref, { resolve, reject });
+      this.#requests.set(ref, { resolve, reject, request });
     });
+  }
+
+  async join(group: string): Promise<GroupState> {
+    return parseResult(await this.request({ type: "join", group }));
+  }
+
+  async leave(group: string): Promise<GroupState> {
+    return parseResult(await this.request({ type: "leave", group }));
+  }
+
+  async publish(
+    group: string,
+    data: string,
+    contentType?: string,
+  ): Promise<{ id: string }> {
+    return parseResult(
+      await this.request({
+        type: "publish",
+        group,
+        data,
+        ...(contentType === undefined ? {} : { contentType }),
+      }),
+    );
   }
 
   reply(
@@ -414,6 +443,9 @@ class Connection implements Bridge {
       case "message":
         this.#part(link, frame);
         break;
+      case "group":
+        this.#placed(frame);
+        break;
       case "ping":
         link.socket.send('{"type":"pong"}');
         break;
@@ -499,7 +531,7 @@ class Connection implements Bridge {
         handed: false,
         unacked: false,
       });
-      if (known !== undefined) {
+      if (known !== undefined || recovered === false) {
         losses.push({
           what: "group",
           connectionId: welcome.connectionId,
@@ -508,6 +540,21 @@ class Connection implements Bridge {
       }
     }
     return losses;
+  }
+
+  /** The server says where we stand in a group: it made us a member, or something is missing before that place. */
+  #placed({ group, epoch, offset, recovered }: Frame & { type: "group" }) {
+    const known = this.#groups.get(group);
+    if (known?.epoch === epoch && recovered !== false) return;
+    this.#groups.set(group, {
+      at: offset,
+      epoch,
+      handed: false,
+      unacked: false,
+    });
+    if (recovered !== false) return;
+    const connectionId = this.#welcome?.connectionId ?? "";
+    this.#lost({ what: "group", connectionId, group });
   }
 
   #lost(loss: Loss): void {
@@ -565,8 +612,17 @@ class Connection implements Bridge {
     const { ref, error, ok } = frame;
     const waiting = this.#requests.get(ref);
     this.#requests.delete(ref);
-    if (ok) waiting?.resolve(frame);
-    else {
+    if (ok) {
+      if (waiting?.request.type === "leave")
+        this.#groups.delete(waiting.request.group);
+      if (waiting?.request.type === "join")
+        this.#placed({
+          type: "group",
+          group: waiting.request.group,
+          ...parseResult<GroupState>(frame),
+        });
+      waiting?.resolve(frame);
+    } else {
       waiting?.reject(
         new BridgeError("rejected", `the server said no${describe(error)}`, {
           problem: error,
@@ -733,6 +789,11 @@ function endSocket(socket: SocketLike, clock: Clock): Promise<void> {
       socket.addEventListener("open", () => socket.close(1000));
     } else if (socket.readyState === CLOSED) done();
   });
+}
+
+/** The JSON that a result carries. */
+function parseResult<T>({ data }: Result): T {
+  return parseObject(data ?? "") as T;
 }
 
 function parseFrame(data: unknown): Frame | undefined {

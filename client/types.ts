@@ -74,7 +74,12 @@ export type Request =
       readonly contentType?: string;
     }
   | { readonly type: "join" | "leave"; readonly group: string }
-  | { readonly type: "publish"; readonly group: string; readonly data: string };
+  | {
+      readonly type: "publish";
+      readonly group: string;
+      readonly data: string;
+      readonly contentType?: string;
+    };
 
 export interface Result {
   readonly ok: boolean;
@@ -175,6 +180,16 @@ export interface Bridge {
   readonly ready: Promise<Welcome>;
   /** Sends an event, joins, leaves or publishes; rejects with `not_open`, `interrupted` or `rejected`. */
   request(request: Request): Promise<Result>;
+  /** Becomes a member: every message with a greater offset follows. Needs the permission `join:<group>`. */
+  join(group: string): Promise<GroupState>;
+  /** Is a member no more: everything up to the offset was sent, nothing after it follows. The same permission. */
+  leave(group: string): Promise<GroupState>;
+  /** Publishes text (or JSON, with its type) to a group; resolves with the message's ID. Needs `publish:<group>`. */
+  publish(
+    group: string,
+    data: string,
+    contentType?: string,
+  ): Promise<{ readonly id: string }>;
   /** Answers a message with `replyTo`; the first answer wins. Throws `not_open`. */
   reply(replyTo: string, body: string | Uint8Array, contentType?: string): void;
   /** Ends the connection with an explicit 1000; resolves when the socket is gone. Any time, twice. */
@@ -205,6 +220,7 @@ export interface MessageFrame {
 export type Frame =
   | MessageFrame
   | (Welcome & { readonly type: "welcome" })
+  | ({ readonly type: "group"; readonly group: string } & GroupState)
   | { readonly type: "ping" }
   | { readonly type: "drain"; readonly reconnectAfterMs: number }
   | { readonly type: "error"; readonly error: Problem }

@@ -34,6 +34,15 @@ import { createGate } from "./credentials.js";
 import { renderDocs } from "./docs.js";
 import { sayFarewell } from "./farewell.js";
 import { followEvents } from "./events.js";
+import {
+  addMember,
+  addUser,
+  readGroup,
+  removeMember,
+  removeUser,
+  toEverybody,
+  toGroup,
+} from "./groups.js";
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
 import { pushTo } from "./push.js";
@@ -211,6 +220,13 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       idleMs: timeouts.batchIdleMs,
     }),
   );
+  serve("publishToGroup", pushTo(toGroup, push));
+  serve("broadcast", pushTo(toEverybody, push));
+  serve("readGroup", readGroup(bridge));
+  serve("addMember", addMember(bridge));
+  serve("removeMember", removeMember(bridge));
+  serve("addUserToGroup", addUser({ bridge, userIdOf }));
+  serve("removeUserFromGroup", removeUser({ bridge, userIdOf }));
   serve("readReceipt", readReceipt(bridge));
   serve("recallMessage", recallMessage(bridge));
   serve("followReceipt", followReceipt({ bridge, live }));

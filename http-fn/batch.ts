@@ -22,7 +22,7 @@ import type { Bridge } from "./bridge.js";
 import type { ParametersOf } from "./contract.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
-import { send, toPush, type PushDefaults } from "./push-request.js";
+import { explain, send, toPush, type PushDefaults } from "./push-request.js";
 
 /** What one batch may be. `x-max-…` of `BatchItems` in openapi.yaml say the same. */
 export const BATCH_LIMITS = {
@@ -39,7 +39,7 @@ export const BATCH_LIMITS = {
 } as const;
 
 export interface BatchDeps extends PushDefaults {
-  bridge: Pick<Bridge, "push" | "pushToUser" | "explain">;
+  bridge: Pick<Bridge, "push" | "pushToUser" | "publish" | "explain">;
   live: LiveRequests;
   checkItem: (value: unknown, where: string) => void;
   /** How long the body may take, and how long it may be silent; milliseconds. */
@@ -218,9 +218,14 @@ class Batch {
     );
     const { bridge } = this.#deps;
     if (this.#explain)
-      return { index, status: 200, explanation: await bridge.explain(push) };
-    // No user has the ID of a connection, so one map does for both.
-    const target = "userId" in push ? `u:${push.userId}` : push.connectionId;
+      return { index, status: 200, explanation: await explain(bridge, push) };
+    // One map for all: no prefix of these begins the ID of a connection.
+    const target =
+      "userId" in push
+        ? `u:${push.userId}`
+        : "group" in push
+          ? `g:${push.group}`
+          : push.connectionId;
     this.#latest.set(target, index);
     if ("connectionId" in push)
       push.overtaken = () => this.#latest.get(target) !== index;

@@ -12,6 +12,7 @@ import type {
   Receipt,
 } from "../shared/api.js";
 import type { Following } from "../shared/event-feed.js";
+import type { GroupPublish } from "../shared/fanout.js";
 
 export interface Bridge {
   /** Throws redis_full, redis_unavailable, outcome_unknown. */
@@ -60,6 +61,28 @@ export interface Bridge {
   ): Promise<Following>;
   /** Looks after connections whose time is over; begins with nothing more once `withinMs` have passed. */
   lookAfter(withinMs: number): Promise<unknown>;
+  /** To every member of a group, `$all` included. Throws idempotency_mismatch, log_full, redis_unavailable, outcome_unknown. */
+  publish(publish: Publish): Promise<Pushed>;
+  /** How many are in a group, and a page of them. */
+  group(
+    group: string,
+    page: { limit: number; cursor?: string },
+  ): Promise<{
+    recipients: number;
+    online: number;
+    items: Connection[];
+    next: string | null;
+  }>;
+  /** Throws connection_not_found, connection_ended, bad_request when it is in too many groups. */
+  join(
+    group: string,
+    connectionId: string,
+  ): Promise<{ epoch: string; offset: number }>;
+  /** Throws connection_not_found, connection_ended. */
+  leave(group: string, connectionId: string): Promise<void>;
+  /** The same for every connection that a user has now; tells how many. */
+  joinUser(group: string, userId: string): Promise<number>;
+  leaveUser(group: string, userId: string): Promise<number>;
   /** Throws redis_unavailable. */
   ready(): Promise<void>;
 }
@@ -92,6 +115,12 @@ export interface UserPush extends Omit<
 > {
   userId: string;
 }
+
+/** A message to a group. */
+export type Publish = GroupPublish & {
+  /** Milliseconds since 1970; absent means now. */
+  dueAtMs?: number;
+};
 
 export interface Pushed {
   messageId: string;

@@ -2,8 +2,8 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Receipt } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
-import { parseMessageId } from "../shared/ids.js";
-import { isFinal } from "../shared/receipts.js";
+import { parseGroupMessageId, parseMessageId } from "../shared/ids.js";
+import { isOver } from "../shared/receipts.js";
 import { accepts, answer, wantsText } from "./answer.js";
 import type { Bridge } from "./bridge.js";
 import type { ParametersOf } from "./contract.js";
@@ -46,7 +46,7 @@ export function followReceipt({ bridge, live }: FollowDeps) {
         // The first one before the head, so that an unknown message is still a proper 404.
         const first = await receipts.next();
         if (first.done) throw new BridgeError("message_not_found");
-        if (seen === idOf(first.value) && isFinal(first.value.status))
+        if (seen === idOf(first.value) && isOver(first.value))
           return reply.code(204).send();
         await stream(reply, form, first.value, receipts);
         return reply;
@@ -72,7 +72,7 @@ async function stream(
       : setInterval(() => raw.write(form.comment), HEARTBEAT_MS);
   let last = first;
   try {
-    if (!isFinal(first.status))
+    if (!isOver(first))
       for await (const receipt of receipts) {
         raw.write(form.line(receipt));
         last = receipt;
@@ -82,7 +82,7 @@ async function stream(
   } finally {
     clearInterval(heartbeat);
   }
-  if (isFinal(last.status)) raw.end();
+  if (isOver(last)) raw.end();
   else raw.destroy();
 }
 
@@ -121,7 +121,7 @@ function formOf(request: FastifyRequest): Form {
 
 function messageIdOf(request: FastifyRequest): string {
   const { messageId } = request.params as { messageId: string };
-  if (parseMessageId(messageId) === undefined)
+  if (!parseMessageId(messageId) && !parseGroupMessageId(messageId))
     throw new BridgeError("message_not_found");
   return messageId;
 }

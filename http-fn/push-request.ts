@@ -2,19 +2,24 @@
  * What a push is made of, wherever it came from: options, type and body in, a checked `Push` out. The single push reads
  * its options from headers and query, an item of a batch has them in its own object.
  */
-import type { Durability, Target } from "../shared/api.js";
+import type { Durability, Explanation, Target } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
 import { isConnectionId } from "../shared/ids.js";
+import { everybody } from "../shared/keys.js";
 import type { MediaType } from "./body.js";
-import type { Bridge, Push, Pushed, UserPush } from "./bridge.js";
+import type { Bridge, Publish, Push, Pushed, UserPush } from "./bridge.js";
 import { invalidParameter } from "./contract.js";
 import { fingerprint, idempotencyScope } from "./idempotency.js";
+import { selectionOf, type SelectionOptions } from "./selection.js";
 
 /** Farthest `at`, milliseconds: as far as `delay`, a week. */
 const DUE_MS_MAX = 604_800_000;
 
-/** The options every push has. */
-export interface PushOptions {
+/** A push as it goes to the bridge, whoever it is for. */
+export type AnyPush = Push | UserPush | Publish;
+
+/** The options a push may have, wherever it goes. */
+export interface PushOptions extends SelectionOptions {
   ttl?: number;
   topic?: string;
   delay?: number;
@@ -43,13 +48,12 @@ export interface PushRequest {
 export function toPush(
   { to, options, type, body, apiKeyName, pointer }: PushRequest,
   defaults: PushDefaults,
-): Push | UserPush {
+): AnyPush {
   const dueAtMs = dueAt(options, pointer);
   const { ttl, topic, durability, idempotencyKey } = options;
-  const [name, path] =
-    "connection" in to
-      ? [`connection:${to.connection}`, `connections/${to.connection}`]
-      : [`user:${to.user}`, `users/${encodeURIComponent(to.user)}`];
+  const [name, path] = namesOf(to);
+  const { filter, except } = options;
+  const selecting = "group" in to || "broadcast" in to ? [filter, except] : [];
   const message = {
     body,
     contentType: type.contentType,
@@ -73,6 +77,7 @@ export function toPush(
                 options.at,
                 // Only when given, so that fingerprints from before it existed stay the same.
                 ...(durability === undefined ? [] : [durability]),
+                ...selecting,
               ],
               contentType: type.contentType,
               body,
@@ -80,6 +85,15 @@ export function toPush(
           },
         }),
   };
+  if ("group" in to || "broadcast" in to) {
+    refuseForGroups(options, pointer);
+    const selection = selectionOf(options);
+    return {
+      ...message,
+      group: "group" in to ? to.group : everybody,
+      ...(selection === undefined ? {} : { selection }),
+    };
+  }
   if ("user" in to) {
     // A default for all pushes must not shut users out; the answer says what was reached.
     if (durability === "replica")
@@ -100,13 +114,54 @@ export function toPush(
   };
 }
 
+/** A target in the scope of idempotency keys, and in paths. */
+function namesOf(to: Target): [name: string, path: string] {
+  if ("connection" in to)
+    return [`connection:${to.connection}`, `connections/${to.connection}`];
+  if ("user" in to)
+    return [`user:${to.user}`, `users/${encodeURIComponent(to.user)}`];
+  const group = "group" in to ? to.group : everybody;
+  return [`group:${group}`, `groups/${group}`];
+}
+
+/** What means something for a connection or a user only. */
+function refuseForGroups(
+  { topic, durability }: PushOptions,
+  pointer: string,
+): void {
+  if (topic !== undefined)
+    throw invalidParameter(
+      `${pointer}/topic`,
+      "is for connections and users: nothing of a group is pending that it could replace",
+    );
+  if (durability === "replica")
+    throw invalidParameter(
+      `${pointer}/durability`,
+      "replica is for connections: a group has a short history, no log",
+    );
+}
+
 /** Sends a push to where it goes; `issued` as in `Bridge.push`. */
 export function send(
-  bridge: Pick<Bridge, "push" | "pushToUser">,
-  push: Push | UserPush,
+  bridge: Pick<Bridge, "push" | "pushToUser" | "publish">,
+  push: AnyPush,
   issued?: () => void,
 ): Promise<Pushed> {
+  if ("group" in push) return bridge.publish(push);
   return "userId" in push ? bridge.pushToUser(push) : bridge.push(push, issued);
+}
+
+/** What a push would do. Throws invalid_parameter for groups, whose members are not looked at one by one. */
+export async function explain(
+  bridge: Pick<Bridge, "explain">,
+  push: AnyPush,
+): Promise<Explanation> {
+  if ("group" in push)
+    throw invalidParameter(
+      "/query/explain",
+      "is for connections and users; GET /v1/groups/{group} shows who is in a group",
+    );
+  return bridge.explain(push);
 }
 
 /** Throws invalid_parameter. */
@@ -115,6 +170,7 @@ export function checkOptions({
   pointer,
 }: Pick<PushRequest, "options" | "pointer">): void {
   dueAt(options, pointer);
+  selectionOf(options);
 }
 
 function dueAt(

@@ -1,4 +1,4 @@
-/** POST a message to a connection or a user: options and body in, 202 out, or 200 when the caller waits for the final state. */
+/** POST a message to a connection, a user, a group or everybody: options and body in, 202 out, or 200 when the caller waits for the final state. */
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Accepted, Receipt, Target } from "../shared/api.js";
 import { isFinal } from "../shared/receipts.js";
@@ -9,22 +9,28 @@ import { invalidParameter, type ParametersOf } from "./contract.js";
 import type { LiveRequests } from "./live-requests.js";
 import {
   checkOptions,
+  explain,
   send,
   toPush,
   type PushDefaults,
 } from "./push-request.js";
+import type { SelectionOptions } from "./selection.js";
 
 /** Longest wait, seconds; also the maximum of `wait` in openapi.yaml. Below every usual gateway timeout. */
 const WAIT_SECONDS_MAX = 60;
 
 export interface PushDeps extends PushDefaults {
-  bridge: Pick<Bridge, "push" | "pushToUser" | "settle" | "follow" | "explain">;
+  bridge: Pick<
+    Bridge,
+    "push" | "pushToUser" | "publish" | "settle" | "follow" | "explain"
+  >;
   live: LiveRequests;
   /** How long a body may take, milliseconds. */
   bodyMs: number;
 }
 
-type Options = ParametersOf<"pushToConnection">;
+/** Each operation takes its own of these; a group has no `wait`, a connection no `filter`. */
+type Options = ParametersOf<"pushToConnection"> & SelectionOptions;
 
 /** `target` reads from the path where it goes; it throws what is wrong with that. */
 export function pushTo(
@@ -55,9 +61,9 @@ export function pushTo(
     const push = toPush({ ...given, body }, defaults);
     if (options.explain === 1) {
       reply.header("cache-control", "no-store");
-      return answer(request, reply, 200, await bridge.explain(push));
+      return answer(request, reply, 200, await explain(bridge, push));
     }
-    if (waitMs > 0) push.waitMs = waitMs;
+    if (waitMs > 0 && !("group" in push)) push.waitMs = waitMs;
 
     const pushed = await send(bridge, push);
     reply.header("location", `/v1/messages/${pushed.messageId}`);
@@ -72,13 +78,14 @@ export function pushTo(
     const final = receipt !== undefined && isFinal(receipt.status);
     const value = final ? receipt : accepted(pushed.accepted, receipt);
     const status = final ? 200 : 202;
-    if (push.idempotency !== undefined)
+    if (push.idempotency !== undefined && !("group" in push))
       await bridge.settle(push, { status, body: JSON.stringify(value) });
     return answer(request, reply, status, value);
   };
 }
 
-function replay(
+/** The first answer again. */
+export function replay(
   request: FastifyRequest,
   reply: FastifyReply,
   { accepted: first }: Pushed,

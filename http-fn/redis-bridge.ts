@@ -7,6 +7,7 @@ import {
   isConnectionId,
   newConnectionId,
   newScheduledId,
+  parseGroupMessageId,
   parseMessageId,
   randomBase62,
   userTag,
@@ -15,12 +16,21 @@ import {
 import { channels, keys } from "../shared/keys.js";
 import type { Append, Appended } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
+import { tagsOf } from "../shared/membership.js";
 import { Receipts } from "../shared/receipts.js";
 import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
 import { createExplain } from "./explain.js";
-import type { Bridge, Push, Pushed, StoredAnswer, UserPush } from "./bridge.js";
+import { createGroups } from "./redis-groups.js";
+import type {
+  Bridge,
+  Publish,
+  Push,
+  Pushed,
+  StoredAnswer,
+  UserPush,
+} from "./bridge.js";
 
 /** A waited request may go on this long after its wait before a replay gets the plain 202. */
 const busyMarginMs = 2_000;
@@ -51,12 +61,18 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     registry,
     log,
     events,
+    fanout,
+    memberships,
     queues,
     users,
     replication,
     tokens,
   } = stores;
-  const receipts = new Receipts(redis, log, users, config.receiptMs);
+  const receipts = new Receipts(
+    redis,
+    { log, users, fanout },
+    config.receiptMs,
+  );
   const feed = new EventFeed(events, redis);
 
   function refuseUnknown(connectionId: string): void {
@@ -142,7 +158,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
    */
   async function admit(
     tag: string,
-    { body, dueAtMs, idempotency }: Push | UserPush,
+    { body, dueAtMs, idempotency }: Push | UserPush | Publish,
   ): Promise<void> {
     try {
       const known = memory.admit(tag, body.length);
@@ -250,7 +266,8 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     const answered = new Promise<string>((resolve) => {
       answer = resolve;
     });
-    const { heard, stop } = receipts.listen(connectionId, (news) => {
+    const channel = channels.news(connectionId);
+    const { heard, stop } = receipts.listen(channel, (news) => {
       const [kind, forWhom, word = ""] = news.split(" ");
       if (kind === "recalled" && forWhom === nonce) answer(word);
     });
@@ -310,6 +327,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
   }
 
   async function recall(messageId: string): Promise<Receipt> {
+    if (parseGroupMessageId(messageId)) return groups.recall(messageId);
     const route = parseMessageId(messageId);
     // Tells an unknown message from one that cannot be recalled.
     await receipts.read(messageId);
@@ -351,11 +369,22 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     return connection;
   }
 
+  /** Before a connection is made. Throws redis_full. */
+  async function admitConnection(
+    connectionId: string,
+    groups: readonly string[],
+  ): Promise<void> {
+    for (const tag of tagsOf(connectionId, groups))
+      await memory.admit(tag, connectionBytes);
+  }
+
+  const groups = createGroups(stores, receipts, admit);
+
   const bridge: Bridge = {
     async prepare(input) {
       const connectionId = newConnectionId();
-      await memory.admit(connectionId, connectionBytes);
-      const { expiresAtMs } = await registry.prepare(input, connectionId);
+      await admitConnection(connectionId, input.groups ?? []);
+      const { expiresAtMs } = await memberships.prepare(input, connectionId);
       return {
         connectionId,
         token: await tokens.forConnection(connectionId, input.userId ?? ""),
@@ -410,14 +439,21 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
         code,
         words: reason,
       });
+      await memberships.forget(connectionId);
       return registry.inspect(connectionId);
     },
     followEvents: (after, signal) => feed.follow(after, signal),
     lookAfter: (withinMs) =>
-      registry.sweep((connectionId) => queues.remove(connectionId), {
+      registry.sweep(stores.remove, {
         limit: lookAtMost,
         withinMs,
       }),
+    publish: groups.publish,
+    group: groups.group,
+    join: groups.join,
+    leave: groups.leave,
+    joinUser: groups.joinUser,
+    leaveUser: groups.leaveUser,
     ready: () => redis.ready(),
   };
 

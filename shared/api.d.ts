@@ -192,7 +192,8 @@ export interface paths {
          *
          *     Items are as independent as single pushes: a bad one stops none of the others. Those for the same target arrive
          *     in the order of the batch. An item with an idempotency key is the same request as its single push, so either may
-         *     repeat the other. There is no `wait`; the receipts tell.
+         *     repeat the other. There is no `wait`; the receipts tell. Items to a group or to everybody have no `topic`, `filter`
+         *     or `except`, and `explain=1` is refused for them.
          *
          *     Limits: 10,000 items, 6,291,456 bytes, 794,624 bytes per item (and 262,144 per message), a minute, 10 s of
          *     silence. What passes one of them in NDJSON is told by a last result with `"rest": true`: its `index` is the first
@@ -201,6 +202,139 @@ export interface paths {
          */
         post: operations["pushBatch"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/groups/{group}/messages": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Publish a message to a group
+         * @description To every member, with one publish however many there are. The body is the message, as for a connection. A member
+         *     that is away gets it when it comes back while the group's history has it (1,000 messages, 300 s, 16 MiB by
+         *     default), so `expiresAt` is never later than that; a member that stays away longer is told that it missed
+         *     something.
+         *
+         *     Messages of a group arrive in the order of their `offset`. They and the messages of a connection are independent
+         *     of one another. `topic`, `wait` and `durability=replica` make no sense here and are refused; `Prefer: wait` is
+         *     not applied.
+         */
+        post: operations["publishToGroup"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/broadcast": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Publish a message to everybody
+         * @description To every connection that has not ended, as a group that all of them are members of.
+         */
+        post: operations["broadcast"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/groups/{group}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Who is in a group
+         * @description Members in order of their ID, a page at a time. A group needs no making: one that nobody is in has no members.
+         */
+        get: operations["readGroup"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/groups/{group}/connections/{connectionId}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+                /** @description The connection. Anything that is no connection ID is answered as an unknown one. */
+                connectionId: components["parameters"]["ConnectionIdPath"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Make a connection a member
+         * @description It gets what is published after the `offset` in the answer, at once if it is connected, otherwise when it connects.
+         *     For a member already the answer is where its client is known to be.
+         */
+        put: operations["addMember"];
+        post?: never;
+        /**
+         * End a membership
+         * @description Quiet when there was none. The instance that holds the socket hears it as it hears messages, at the latest with its next lease renewal.
+         */
+        delete: operations["removeMember"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/groups/{group}/users/{userId}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Make a user's connections members
+         * @description Every connection that the user has now, as the request for one connection does. It is no rule for later: a
+         *     connection that is made afterwards brings its groups itself (`groups` of `POST /v1/connections`, or of its token).
+         */
+        put: operations["addUserToGroup"];
+        post?: never;
+        /**
+         * End the memberships of a user's connections
+         * @description Of every connection that the user has now. Quiet for those that were no members.
+         */
+        delete: operations["removeUserFromGroup"];
         options?: never;
         head?: never;
         patch?: never;
@@ -479,6 +613,21 @@ export interface components {
         UserId: string;
         /** @description A group of connections. Names that begin with `$` are reserved. */
         GroupName: string;
+        /** @description A group's name, or `$all` for what was sent to everybody. */
+        AnyGroupName: string;
+        /** @description What must be true of a member; of a list any one value suffices. */
+        Filter: {
+            /** @description Its user. */
+            user?: components["schemas"]["OneOrMore"];
+            /** @description Groups it is in. */
+            groups?: components["schemas"]["OneOrMore"];
+            /** @description Values of its labels. */
+            labels?: {
+                [key: string]: components["schemas"]["OneOrMore"];
+            };
+        };
+        /** @description A value, or up to 100. */
+        OneOrMore: string | string[];
         /** @description What a client may do by itself: `join:<group>` (and leave) or `publish:<group>`; `*` stands for every group. */
         Permission: string;
         /** @description Free names and values of the backend's, shown again when a connection is inspected. At most 32. */
@@ -540,6 +689,11 @@ export interface components {
             connection: components["schemas"]["ConnectionId"];
         } | {
             user: components["schemas"]["UserId"];
+        } | {
+            group: components["schemas"]["GroupName"];
+        } | {
+            /** @enum {boolean} */
+            broadcast: true;
         };
         /** @description What is known of a message when it is accepted. */
         Accepted: {
@@ -557,6 +711,11 @@ export interface components {
         };
         /** @description What became of a message. */
         Receipt: components["schemas"]["Accepted"] & {
+            /**
+             * @description To a group or everybody, how many sockets it was handed to so far, on all instances. Such a receipt ends
+             *     at `sent`.
+             */
+            sent?: number;
             /** @description Who confirmed the delivery; null unless `delivered`. */
             ack: components["schemas"]["Ack"] | null;
             /** @description Why it is `undeliverable`; null otherwise. */
@@ -905,6 +1064,34 @@ export interface components {
                 after: components["schemas"]["EventPosition"];
             };
         };
+        /** @description A group and a page of its members. */
+        Group: {
+            group: components["schemas"]["GroupName"];
+            /** @description Members, connected or not. */
+            recipients: number;
+            /** @description How many of them are connected. */
+            online: number;
+            /** @description Members. */
+            items: components["schemas"]["Connection"][];
+            /** @description The `cursor` of the next page; null after the last one. */
+            next: string | null;
+        };
+        /** @description A user's connections and a group. */
+        UserMembership: {
+            group: components["schemas"]["GroupName"];
+            userId: components["schemas"]["UserId"];
+            /** @description How many there were. */
+            connections: number;
+        };
+        /** @description A connection in a group. */
+        Membership: {
+            group: components["schemas"]["GroupName"];
+            connectionId: components["schemas"]["ConnectionId"];
+            /** @description Of the group's history. */
+            epoch: string;
+            /** @description Messages with a greater one are for it. */
+            offset: components["schemas"]["Seq"];
+        };
         /** @description What a prepared connection starts with. Everything is optional. */
         PrepareRequest: {
             userId?: components["schemas"]["UserId"];
@@ -994,9 +1181,9 @@ export interface components {
             connectionId: components["schemas"]["ConnectionId"];
         };
         /** @description A JSON text frame from the bridge to a `bridge.v1.json` client. Clients ignore types and fields they do not know. */
-        ServerFrame: components["schemas"]["WelcomeFrame"] | components["schemas"]["MessageFrame"] | components["schemas"]["ResultFrame"] | components["schemas"]["ErrorFrame"] | components["schemas"]["PingFrame"] | components["schemas"]["DrainFrame"];
+        ServerFrame: components["schemas"]["WelcomeFrame"] | components["schemas"]["MessageFrame"] | components["schemas"]["ResultFrame"] | components["schemas"]["ErrorFrame"] | components["schemas"]["PingFrame"] | components["schemas"]["DrainFrame"] | components["schemas"]["GroupFrame"];
         /** @description A JSON text frame from a `bridge.v1.json` client to the bridge. */
-        ClientFrame: components["schemas"]["AckFrame"] | components["schemas"]["EventFrame"] | components["schemas"]["ReplyFrame"] | components["schemas"]["PongFrame"];
+        ClientFrame: components["schemas"]["AckFrame"] | components["schemas"]["EventFrame"] | components["schemas"]["ReplyFrame"] | components["schemas"]["PongFrame"] | components["schemas"]["JoinFrame"] | components["schemas"]["LeaveFrame"] | components["schemas"]["PublishFrame"];
         /** @description The first frame on every socket. */
         WelcomeFrame: {
             /**
@@ -1043,8 +1230,8 @@ export interface components {
             ackIntervalMs: number;
         };
         /**
-         * @description A message. One too large for a frame of 262,144 bytes comes as consecutive frames with the same `id` and `seq`;
-         *     the ack counts after the last.
+         * @description A message, with `seq`, or for a group or everybody with `group`, `epoch` and `offset`. One too large for a frame of
+         *     262,144 bytes comes as consecutive frames with the same `id` and place; the ack counts after the last.
          */
         MessageFrame: {
             /**
@@ -1053,7 +1240,12 @@ export interface components {
              */
             type: "message";
             id: components["schemas"]["MessageId"];
-            seq: components["schemas"]["Seq"];
+            seq?: components["schemas"]["Seq"];
+            group?: components["schemas"]["AnyGroupName"];
+            /** @description Of the group's history; another one means that history was lost. */
+            epoch?: string;
+            /** @description Place of the message in its group's order. */
+            offset?: components["schemas"]["Seq"];
             /** @description As posted; `text/plain` for curl's default type. */
             contentType: string;
             /** @description The body's exact text, when it is text or JSON. */
@@ -1072,7 +1264,7 @@ export interface components {
             parts?: number;
             /** @description Present when the backend waits for an answer; goes into `ReplyFrame`. */
             replyTo?: string;
-        } & (unknown | unknown);
+        } & ((unknown | unknown) & (unknown | unknown));
         /** @description The answer to a client frame that had a `ref`. */
         ResultFrame: {
             /**
@@ -1117,6 +1309,24 @@ export interface components {
             /** @description When to begin, milliseconds from now; differs per client, so that they do not come all at once (DRAIN_RATE, DRAIN_SECONDS). */
             reconnectAfterMs: number;
         };
+        /**
+         * @description The client's place in a group, without a message: the backend made it a member, or (`recovered` false) what it
+         *     missed is not in the group's history any more.
+         */
+        GroupFrame: {
+            /**
+             * @description Names the frame.
+             * @constant
+             */
+            type: "group";
+            group: components["schemas"]["AnyGroupName"];
+            /** @description Of the group's history. */
+            epoch: string;
+            /** @description Messages that follow have a greater one. */
+            offset: components["schemas"]["Seq"];
+            /** @description False when something before `offset` was missed. */
+            recovered: boolean;
+        };
         /** @description Every message up to `seq` has arrived. */
         AckFrame: {
             /**
@@ -1160,6 +1370,49 @@ export interface components {
             data?: string;
             /** @description The answer, when it is binary. */
             dataBase64?: string;
+        };
+        /**
+         * @description Become a member; needs the permission `join:<group>`. The `result` carries `{group, epoch, offset}` as JSON: every
+         *     message with a greater offset follows.
+         */
+        JoinFrame: {
+            /**
+             * @description Names the frame.
+             * @constant
+             */
+            type: "join";
+            group: components["schemas"]["GroupName"];
+            ref?: components["schemas"]["Ref"];
+        };
+        /**
+         * @description Be a member no more; needs the permission `join:<group>`. The `result` carries `{group, epoch, offset}` as JSON:
+         *     everything up to that offset was sent, nothing after it will be.
+         */
+        LeaveFrame: {
+            /**
+             * @description Names the frame.
+             * @constant
+             */
+            type: "leave";
+            group: components["schemas"]["GroupName"];
+            ref?: components["schemas"]["Ref"];
+        };
+        /**
+         * @description Publish to a group, as a member or not; needs the permission `publish:<group>`. The `result` carries `{id, group,
+         *     epoch, offset, recipients, online}` as JSON.
+         */
+        PublishFrame: {
+            /**
+             * @description Names the frame.
+             * @constant
+             */
+            type: "publish";
+            group: components["schemas"]["GroupName"];
+            /** @description A text or JSON type. Default `text/plain`. */
+            contentType?: string;
+            /** @description The message. */
+            data: string;
+            ref?: components["schemas"]["Ref"];
         };
         /** @description The answer to a ping. */
         PongFrame: {
@@ -1313,6 +1566,15 @@ export interface components {
         ConnectionIdPath: string;
         /** @description The user, percent-encoded. */
         UserIdPath: components["schemas"]["UserId"];
+        /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+        GroupPath: string;
+        /**
+         * @description Only members for which all of it is true, a `Filter` as JSON: `{"user":"ann","groups":["a","b"],"labels":{"plan":
+         *     ["pro","team"]}}`. Of a list any one suffices. `recipients` is then null, and `online` counts the whole group.
+         */
+        FilterQuery: string;
+        /** @description Connection IDs it is not for, at most 100, separated by commas. `recipients` is then null. */
+        ExceptQuery: string;
         /** @description The message. Anything that is no message ID is answered as an unknown one. */
         MessageIdPath: string;
         /** @description Header form of `ttl` (RFC 8030 section 5.2). */
@@ -1383,6 +1645,9 @@ export type ConnectionId = components['schemas']['ConnectionId'];
 export type MessageId = components['schemas']['MessageId'];
 export type UserId = components['schemas']['UserId'];
 export type GroupName = components['schemas']['GroupName'];
+export type AnyGroupName = components['schemas']['AnyGroupName'];
+export type Filter = components['schemas']['Filter'];
+export type OneOrMore = components['schemas']['OneOrMore'];
 export type Permission = components['schemas']['Permission'];
 export type Labels = components['schemas']['Labels'];
 export type Seq = components['schemas']['Seq'];
@@ -1425,6 +1690,9 @@ export type DisconnectedData = components['schemas']['DisconnectedData'];
 export type UndeliveredData = components['schemas']['UndeliveredData'];
 export type UndeliveredMessage = components['schemas']['UndeliveredMessage'];
 export type EventGap = components['schemas']['EventGap'];
+export type Group = components['schemas']['Group'];
+export type UserMembership = components['schemas']['UserMembership'];
+export type Membership = components['schemas']['Membership'];
 export type PrepareRequest = components['schemas']['PrepareRequest'];
 export type Prepared = components['schemas']['Prepared'];
 export type Health = components['schemas']['Health'];
@@ -1443,9 +1711,13 @@ export type ResultFrame = components['schemas']['ResultFrame'];
 export type ErrorFrame = components['schemas']['ErrorFrame'];
 export type PingFrame = components['schemas']['PingFrame'];
 export type DrainFrame = components['schemas']['DrainFrame'];
+export type GroupFrame = components['schemas']['GroupFrame'];
 export type AckFrame = components['schemas']['AckFrame'];
 export type EventFrame = components['schemas']['EventFrame'];
 export type ReplyFrame = components['schemas']['ReplyFrame'];
+export type JoinFrame = components['schemas']['JoinFrame'];
+export type LeaveFrame = components['schemas']['LeaveFrame'];
+export type PublishFrame = components['schemas']['PublishFrame'];
 export type PongFrame = components['schemas']['PongFrame'];
 export type Ref = components['schemas']['Ref'];
 export type ResponseBadRequest = components['responses']['BadRequest'];
@@ -1463,6 +1735,9 @@ export type ResponseUnavailable = components['responses']['Unavailable'];
 export type ResponseProblem = components['responses']['Problem'];
 export type ParameterConnectionIdPath = components['parameters']['ConnectionIdPath'];
 export type ParameterUserIdPath = components['parameters']['UserIdPath'];
+export type ParameterGroupPath = components['parameters']['GroupPath'];
+export type ParameterFilterQuery = components['parameters']['FilterQuery'];
+export type ParameterExceptQuery = components['parameters']['ExceptQuery'];
 export type ParameterMessageIdPath = components['parameters']['MessageIdPath'];
 export type ParameterTtlHeader = components['parameters']['TtlHeader'];
 export type ParameterTtlQuery = components['parameters']['TtlQuery'];
@@ -2009,6 +2284,300 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    publishToGroup: {
+        parameters: {
+            query?: {
+                /** @description Seconds the message may wait for its client. Default 3600 (`TTL_DEFAULT_SECONDS`). */
+                ttl?: components["parameters"]["TtlQuery"];
+                /** @description Seconds until the message is due. Not together with `at`. */
+                delay?: components["parameters"]["DelayQuery"];
+                /** @description When the message is due. Not together with `delay`. */
+                at?: components["parameters"]["AtQuery"];
+                /**
+                 * @description Makes a retry safe: within 24 h the same key with the same request (method, path, options, content type, body;
+                 *     `wait` does not count) gets the first answer again, with `Idempotency-Replayed: true`. Another request with
+                 *     the key is refused with 422, the same one while the first still runs with 409. Scope: API key and target.
+                 */
+                idempotencyKey?: components["parameters"]["IdempotencyKeyQuery"];
+                /**
+                 * @description Only members for which all of it is true, a `Filter` as JSON: `{"user":"ann","groups":["a","b"],"labels":{"plan":
+                 *     ["pro","team"]}}`. Of a list any one suffices. `recipients` is then null, and `online` counts the whole group.
+                 */
+                filter?: components["parameters"]["FilterQuery"];
+                /** @description Connection IDs it is not for, at most 100, separated by commas. `recipients` is then null. */
+                except?: components["parameters"]["ExceptQuery"];
+            };
+            header?: {
+                /** @description Header form of `ttl` (RFC 8030 section 5.2). */
+                TTL?: components["parameters"]["TtlHeader"];
+                /** @description Header form of `delay`. */
+                Delay?: components["parameters"]["DelayHeader"];
+                /** @description Header form of `at`. */
+                At?: components["parameters"]["AtHeader"];
+                /** @description Header form of `idempotencyKey`. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKeyHeader"];
+            };
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+            };
+            cookie?: never;
+        };
+        /** @description The message, any type. */
+        requestBody?: {
+            content: {
+                "*/*": components["schemas"]["MessageBody"];
+            };
+        };
+        responses: {
+            /** @description Published, or scheduled. The receipt counts the sockets it was handed to. */
+            202: {
+                headers: {
+                    Location: components["headers"]["MessageLocation"];
+                    "Idempotency-Replayed": components["headers"]["IdempotencyReplayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["IdempotencyMismatch"];
+            429: components["responses"]["TooMany"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    broadcast: {
+        parameters: {
+            query?: {
+                /** @description Seconds the message may wait for its client. Default 3600 (`TTL_DEFAULT_SECONDS`). */
+                ttl?: components["parameters"]["TtlQuery"];
+                /** @description Seconds until the message is due. Not together with `at`. */
+                delay?: components["parameters"]["DelayQuery"];
+                /** @description When the message is due. Not together with `delay`. */
+                at?: components["parameters"]["AtQuery"];
+                /**
+                 * @description Makes a retry safe: within 24 h the same key with the same request (method, path, options, content type, body;
+                 *     `wait` does not count) gets the first answer again, with `Idempotency-Replayed: true`. Another request with
+                 *     the key is refused with 422, the same one while the first still runs with 409. Scope: API key and target.
+                 */
+                idempotencyKey?: components["parameters"]["IdempotencyKeyQuery"];
+                /**
+                 * @description Only members for which all of it is true, a `Filter` as JSON: `{"user":"ann","groups":["a","b"],"labels":{"plan":
+                 *     ["pro","team"]}}`. Of a list any one suffices. `recipients` is then null, and `online` counts the whole group.
+                 */
+                filter?: components["parameters"]["FilterQuery"];
+                /** @description Connection IDs it is not for, at most 100, separated by commas. `recipients` is then null. */
+                except?: components["parameters"]["ExceptQuery"];
+            };
+            header?: {
+                /** @description Header form of `ttl` (RFC 8030 section 5.2). */
+                TTL?: components["parameters"]["TtlHeader"];
+                /** @description Header form of `delay`. */
+                Delay?: components["parameters"]["DelayHeader"];
+                /** @description Header form of `at`. */
+                At?: components["parameters"]["AtHeader"];
+                /** @description Header form of `idempotencyKey`. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKeyHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The message, any type. */
+        requestBody?: {
+            content: {
+                "*/*": components["schemas"]["MessageBody"];
+            };
+        };
+        responses: {
+            /** @description Published, or scheduled. The receipt counts the sockets it was handed to. */
+            202: {
+                headers: {
+                    Location: components["headers"]["MessageLocation"];
+                    "Idempotency-Replayed": components["headers"]["IdempotencyReplayed"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accepted"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["IdempotencyMismatch"];
+            429: components["responses"]["TooMany"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    readGroup: {
+        parameters: {
+            query?: {
+                /** @description Most members in one answer. */
+                limit?: number;
+                /** @description The `next` of the page before; absent for the first page. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The group now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Group"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    addMember: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+                /** @description The connection. Anything that is no connection ID is answered as an unknown one. */
+                connectionId: components["parameters"]["ConnectionIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is a member. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Membership"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["Gone"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeMember: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+                /** @description The connection. Anything that is no connection ID is answered as an unknown one. */
+                connectionId: components["parameters"]["ConnectionIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is no member. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["Gone"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    addUserToGroup: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description How many are members now; 0 when the user has no connection. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserMembership"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    removeUserFromGroup: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
+                group: components["parameters"]["GroupPath"];
+                /** @description The user, percent-encoded. */
+                userId: components["parameters"]["UserIdPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description How many connections were looked after, members or not. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserMembership"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
     };

@@ -306,6 +306,21 @@ const variables = {
     fallback: "0.85",
     why: "share of Redis's maxmemory from which on pushes and new connections answer 503 redis_full; the rest is for those who drain; 0 is off",
   },
+  GROUP_HISTORY_SECONDS: {
+    kind: seconds(1, 86_400),
+    fallback: "300",
+    why: "how long a group's message can be made up for by a member that was away",
+  },
+  GROUP_HISTORY_MESSAGES: {
+    kind: number(1, 100_000, "messages", true),
+    fallback: "1000",
+    why: "messages of a group's history",
+  },
+  GROUP_HISTORY_BYTES: {
+    kind: number(262_144, 1_073_741_824, "bytes", true),
+    fallback: "16777216",
+    why: "bytes of a group's history",
+  },
   DURABILITY: {
     kind: oneOf("local", "replica"),
     fallback: "local",
@@ -361,6 +376,9 @@ export interface Config {
   readonly logMaxBytes: number;
   /** Share of maxmemory; 0 never refuses. */
   readonly redisMemoryHigh: number;
+  readonly groupHistoryMs: number;
+  readonly groupHistoryMessages: number;
+  readonly groupHistoryBytes: number;
   readonly durability: Values["DURABILITY"];
   readonly logLevel: Values["LOG_LEVEL"];
   readonly local: boolean;
@@ -443,6 +461,9 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     logMaxMessages: values.LOG_MAX_MESSAGES,
     logMaxBytes: values.LOG_MAX_BYTES,
     redisMemoryHigh: values.REDIS_MEMORY_HIGH,
+    groupHistoryMs: values.GROUP_HISTORY_SECONDS * 1_000,
+    groupHistoryMessages: values.GROUP_HISTORY_MESSAGES,
+    groupHistoryBytes: values.GROUP_HISTORY_BYTES,
     durability: values.DURABILITY,
     logLevel: values.LOG_LEVEL,
     local: values.BRIDGE_LOCAL,

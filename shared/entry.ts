@@ -25,6 +25,8 @@ export type Bell =
   | { kind: "message"; prev: number; entry: Entry }
   | { kind: "append"; seq: number; prev: number }
   | { kind: "job" }
+  /** The backend changed the connection's groups. */
+  | { kind: "groups" }
   | { kind: "fenced" }
   | { kind: "closed"; code: number; reason: string }
   | { kind: "recall"; seq: number; nonce: string };
@@ -90,6 +92,8 @@ export function parseBell(
       return { kind: "append", seq: Number(first), prev: Number(second) };
     case "j":
       return { kind: "job" };
+    case "groups":
+      return { kind: "groups" };
     case "fenced":
       return { kind: "fenced" };
     case "closed":

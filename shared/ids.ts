@@ -1,7 +1,7 @@
 /**
  * Identifiers. A connection ID is `c_` and 22 base62 characters (131 bits, unguessable). A message ID is `m_`,
- * a letter for its kind, the 22 characters of its connection (or of its user's digest), and its place there: routing
- * without a lookup.
+ * a letter for its kind, the 22 characters of its connection (or of its user's digest) or the name of its group, and its
+ * place there: routing without a lookup.
  */
 import { createHash, randomBytes } from "node:crypto";
 
@@ -9,6 +9,10 @@ const alphabet =
   "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const connectionPattern = /^c_[0-9A-Za-z]{22}$/;
 const messagePattern = /^m_([CSU])([0-9A-Za-z]{22})([0-9A-Za-z]{9,12})$/;
+/** G: a name and an offset of 9 characters; H: a name and the 11 characters of a scheduled ID. */
+const groupMessagePattern =
+  /^m_(?:G([0-9A-Za-z]+)([0-9A-Za-z]{9})|H([0-9A-Za-z]+)([0-9A-Za-z]{11}))$/;
+const groupNamePattern = /^[0-9A-Za-z_.~@+=-]{1,128}$/;
 
 /** `length` random base62 characters; bytes of 248 and more are thrown away so that none is likelier. */
 export function randomBase62(length: number): string {
@@ -41,11 +45,79 @@ function fromBase62(text: string): number {
   return out;
 }
 
+/** A name that a backend or client may give to a group. */
+export const isGroupName = (text: string): boolean =>
+  groupNamePattern.test(text);
+
+/** Any name as base62, so that a message ID has letters and digits only. */
+function nameToBase62(name: string): string {
+  let rest = BigInt(`0x${Buffer.from(name, "latin1").toString("hex")}`);
+  let out = "";
+  for (; rest > 0n; rest /= 62n)
+    out = (alphabet[Number(rest % 62n)] ?? "") + out;
+  return out;
+}
+
+function nameFromBase62(text: string): string {
+  let number = 0n;
+  for (const char of text)
+    number = number * 62n + BigInt(alphabet.indexOf(char));
+  const hex = number.toString(16);
+  return Buffer.from(
+    hex.padStart(hex.length + (hex.length % 2), "0"),
+    "hex",
+  ).toString("latin1");
+}
+
+/** Names are few and messages many. */
+const knownNames = new Map<string, string>();
+const knownNamesMax = 1_000;
+
+function groupPart(group: string): string {
+  let part = knownNames.get(group);
+  if (part === undefined) {
+    if (knownNames.size >= knownNamesMax) knownNames.clear();
+    part = nameToBase62(group);
+    knownNames.set(group, part);
+  }
+  return part;
+}
+
 /** Where a message is: by its seq, by its own ID while it waits for its time, or with its user. */
 export type MessageRoute =
   | { connectionId: string; kind: "sequence"; seq: number }
   | { connectionId: string; kind: "scheduled"; scheduledId: string }
   | { kind: "user"; userTag: string; place: string };
+
+/** Where a message of a group is. */
+export type GroupRoute = { group: string } & (
+  | { kind: "offset"; offset: number }
+  | { kind: "scheduled"; scheduledId: string }
+);
+
+/** The ID of the message that has `offset` in a group. */
+export const groupMessageId = (group: string, offset: number): string =>
+  `m_G${groupPart(group)}${toBase62(offset)}`;
+
+/** The ID of a group's message that waits, or waited, for its time. */
+export const scheduledGroupMessageId = (
+  group: string,
+  scheduledId: string,
+): string => `m_H${groupPart(group)}${scheduledId}`;
+
+/** Reads the ID of a group's message; undefined when it cannot be one of ours. */
+export function parseGroupMessageId(id: string): GroupRoute | undefined {
+  const match = groupMessagePattern.exec(id);
+  if (!match) return undefined;
+  const [, direct, offset = "", scheduled, scheduledId = ""] = match;
+  const group = nameFromBase62(direct ?? scheduled ?? "");
+  if (!isGroupName(group) && group !== "$all") return undefined;
+  if (direct === undefined) return { group, kind: "scheduled", scheduledId };
+  const number = fromBase62(offset);
+  return Number.isSafeInteger(number)
+    ? { group, kind: "offset", offset: number }
+    : undefined;
+}
 
 /** The ID of the message that has `seq` in a connection's log. */
 export const messageId = (connectionId: string, seq: number): string =>

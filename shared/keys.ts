@@ -4,8 +4,14 @@
  * All keys of a connection carry the hash tag `{connectionId}`, its BullMQ queue included, so a connection
  * lives in one Cluster slot and a script may touch all of it at once. Never two connections in one script.
  *
+ * All keys of a group carry `{g:<name>}`, so that a publish is one script, too. Never a connection's key and a group's in
+ * one script.
+ *
  * If you add a key of a connection: add it to `connectionKeys` as well, or it outlives its connection.
  */
+
+/** The group that every connection is a member of; no client or backend can name it. */
+export const everybody = "$all";
 
 /** Nothing of a connection outlives its last claim or renewal by more than this, whoever dies; milliseconds. */
 export const horizonMs = 2 * 86_400_000;
@@ -15,6 +21,11 @@ export const bullPrefix = "bull";
 
 const own = (connectionId: string, part: string) =>
   `bridge:{${connectionId}}:${part}`;
+
+/** What stands in braces in the keys of a group. */
+export const groupTag = (name: string): string => `g:${name}`;
+
+const ofGroup = (group: string, part: string) => own(groupTag(group), part);
 
 export const keys = {
   /** Hash: who it is, state, epoch, owner, lease, positions. `bridge:{c_…}:conn` */
@@ -33,6 +44,26 @@ export const keys = {
   scheduled: (id: string) => own(id, "scheduled"),
   /** String: first answer to an Idempotency-Key. `bridge:{c_…}:idem:<hash>` */
   idempotency: (id: string, hash: string) => own(id, `idem:${hash}`),
+
+  /** Hash: a group's epoch, its last offset, the bytes of its history. `bridge:{g:room}:meta` */
+  group: (name: string) => ofGroup(name, "meta"),
+  /** Stream: the short history of a group, entry ID `<offset>-0`. `bridge:{g:room}:history` */
+  groupHistory: (name: string) => ofGroup(name, "history"),
+  /** Stream: one small entry for every message of a group, as long as its receipt lives. `bridge:{g:room}:index` */
+  groupIndex: (name: string) => ofGroup(name, "index"),
+  /** Hash: how many sockets were handed which offset, and since when. `bridge:{g:room}:facts` */
+  groupFacts: (name: string) => ofGroup(name, "facts"),
+  /** Sorted set of a group's members, all with score 0, for listing in order of ID. `bridge:{g:room}:members` */
+  groupMembers: (name: string) => ofGroup(name, "members"),
+  /** Sorted set of members by the time (ms) until which they are members if nobody says more. `bridge:{g:room}:until` */
+  groupUntil: (name: string) => ofGroup(name, "until"),
+  /** Sorted set of members by the end (ms) of their instance's lease. `bridge:{g:room}:online` */
+  groupOnline: (name: string) => ofGroup(name, "online"),
+  /** Hash: scheduled messages of a group. `bridge:{g:room}:scheduled` */
+  groupScheduled: (name: string) => ofGroup(name, "scheduled"),
+  /** String: first answer to an Idempotency-Key. `bridge:{g:room}:idem:<hash>` */
+  groupIdempotency: (name: string, hash: string) =>
+    ofGroup(name, `idem:${hash}`),
 
   /** String, gone within a second: what a WAIT waits for (replication.ts). `bridge:{c_…}:witness` */
   witness: (tag: string) => own(tag, "witness"),
@@ -105,6 +136,10 @@ export const channels = {
   news: (id: string) => `news:{${id}}`,
   /** A new event was appended; its position. */
   events: "news:{events}",
+  /** Doorbell of a group, heard by every instance that holds a member. `bell:{g:room}` */
+  groupBell: (name: string) => `bell:{g:${name}}`,
+  /** News about receipts of a group's messages. `news:{g:room}` */
+  groupNews: (name: string) => `news:{g:${name}}`,
   /** Canary through a subscriber connection. */
   canary: (instance: string) => `canary:${instance}`,
 } as const;

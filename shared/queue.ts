@@ -22,6 +22,7 @@ import {
   type Job,
 } from "bullmq";
 import { BridgeError } from "./errors.js";
+import type { GroupPublish } from "./fanout.js";
 import type { Append } from "./log.js";
 import { bullPrefix, channels, horizonMs, keys } from "./keys.js";
 import { isOutOfMemory, redisFull } from "./full.js";
@@ -60,7 +61,20 @@ export interface DeliveryWorker {
   close(): Promise<void>;
 }
 
-interface ScheduledJob {
+/** A message for a connection, or for a group. */
+type ScheduledJob = ScheduledPush | ScheduledPublish;
+
+interface ScheduledPublish {
+  group: string;
+  scheduledId: string;
+  body: string;
+  contentType: string;
+  binary: boolean;
+  ttlSeconds: number;
+  selection?: NonNullable<GroupPublish["selection"]>;
+}
+
+interface ScheduledPush {
   connectionId: string;
   userId?: string;
   scheduledId: string;
@@ -221,9 +235,7 @@ export class DeliveryQueues {
     scheduledId: string,
     delayMs: number,
   ): Promise<void> {
-    const queue = await this.#queue(keys.scheduleQueue);
-    await this.#silenceSchedule();
-    const data: ScheduledJob = {
+    const data: ScheduledPush = {
       connectionId: push.connectionId,
       scheduledId,
       body: push.body.toString("base64"),
@@ -234,10 +246,37 @@ export class DeliveryQueues {
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
     };
+    await this.#later(data, delayMs);
+  }
+
+  /** The same for a message of a group. */
+  async scheduleGroup(
+    message: GroupPublish,
+    scheduledId: string,
+    delayMs: number,
+  ): Promise<void> {
+    const { group, contentType, binary, ttlSeconds, selection } = message;
+    await this.#later(
+      {
+        group,
+        scheduledId,
+        body: message.body.toString("base64"),
+        contentType,
+        binary,
+        ttlSeconds,
+        ...(selection ? { selection } : {}),
+      },
+      delayMs,
+    );
+  }
+
+  async #later(data: ScheduledJob, delay: number): Promise<void> {
+    const queue = await this.#queue(keys.scheduleQueue);
+    await this.#silenceSchedule();
     try {
       await queue.add("push", data, {
-        jobId: `s${scheduledId}`,
-        delay: delayMs,
+        jobId: `s${data.scheduledId}`,
+        delay,
         removeOnComplete: true,
         attempts: always,
         backoff: { type: "fixed", delay: 1_000 },
@@ -265,9 +304,13 @@ export class DeliveryQueues {
     await queue.remove(`s${scheduledId}`);
   }
 
-  /** Starts the Worker for scheduled messages; `due` puts one into its log and must be idempotent. */
+  /** Starts the Worker for scheduled messages; `due` puts one into its log, `publish` to its group. Both must be idempotent. */
   async startSchedule(
     due: (push: Append, scheduledId: string) => Promise<void>,
+    publish: (
+      message: GroupPublish,
+      scheduledId: string,
+    ) => Promise<void> = noGroups,
   ): Promise<void> {
     if (this.#scheduleWorker || this.#closed) return;
     const root = await this.#backend();
@@ -287,8 +330,10 @@ export class DeliveryQueues {
     const worker = new Worker<ScheduledJob>(
       keys.scheduleQueue,
       async (job: Job<ScheduledJob>) => {
-        const { body, scheduledId, ...rest } = job.data;
-        await due({ ...rest, body: Buffer.from(body, "base64") }, scheduledId);
+        const { data } = job;
+        const body = Buffer.from(data.body, "base64");
+        if ("group" in data) await publish({ ...data, body }, data.scheduledId);
+        else await due({ ...data, body }, data.scheduledId);
       },
       {
         connection: this.#redis.client,
@@ -370,6 +415,10 @@ function patient(backend: RedisQueueBackend): RedisQueueBackend {
   };
   return backend;
 }
+
+/** Their jobs stay for somebody who has. */
+const noGroups = (): Promise<void> =>
+  Promise.reject(new Error("this process publishes to no groups"));
 
 async function closeWithin(worker: Worker | undefined): Promise<void> {
   if (!worker) return;

@@ -5,13 +5,16 @@
  */
 import type { Receipt, Reason, Status, TimelineEntry } from "./api.js";
 import { BridgeError } from "./errors.js";
+import type { Fanout } from "./fanout.js";
+import { groupReceipt } from "./group-receipts.js";
 import {
   messageId,
+  parseGroupMessageId,
   parseMessageId,
   userTag,
   type MessageRoute,
 } from "./ids.js";
-import { channels } from "./keys.js";
+import { channels, everybody } from "./keys.js";
 import type { Fact, Log } from "./log.js";
 import type { RedisLink } from "./redis.js";
 import type { UserRecord, Users } from "./users.js";
@@ -30,6 +33,22 @@ const lookAgainMs = 2_000;
 const expiryGraceMs = 1_000;
 
 export const isFinal = (status: Status): boolean => finalStatuses.has(status);
+
+/** Nothing more becomes of its status: final, or a group's that was handed to sockets. */
+export const isOver = ({ status, to }: Pick<Receipt, "status" | "to">) =>
+  isFinal(status) ||
+  (status === "sent" && ("group" in to || "broadcast" in to));
+
+/** Where news about a receipt are heard; of a user's message from the user and, once it is given, from its connections. */
+function newsOf({ to, deliveries = [] }: Receipt): string[] {
+  if ("connection" in to) return [channels.news(to.connection)];
+  if ("user" in to)
+    return [
+      userTag(to.user),
+      ...deliveries.map(({ connection }) => connection),
+    ].map(channels.news);
+  return [channels.groupNews("group" in to ? to.group : everybody)];
+}
 
 const time = (ms: number) => new Date(ms).toISOString();
 
@@ -125,25 +144,33 @@ function parseWaiting(record: string) {
 export class Receipts {
   readonly #log: Log;
   readonly #users: Users;
+  readonly #fanout: Fanout;
   readonly #redis: RedisLink;
   readonly #receiptMs: number;
   readonly #listeners = new Map<string, Set<(news: string) => void>>();
 
-  constructor(redis: RedisLink, log: Log, users: Users, receiptMs: number) {
+  constructor(
+    redis: RedisLink,
+    { log, users, fanout }: { log: Log; users: Users; fanout: Fanout },
+    receiptMs: number,
+  ) {
     this.#redis = redis;
     this.#log = log;
     this.#users = users;
+    this.#fanout = fanout;
     this.#receiptMs = receiptMs;
   }
 
   /** The receipt now. Throws message_not_found, also when its time is over. */
   async read(id: string): Promise<Receipt> {
     const route = parseMessageId(id);
-    const receipt =
-      route &&
-      (route.kind === "user"
-        ? await this.#readUser(id, route)
-        : await this.#read(id, route));
+    const group = route ? undefined : parseGroupMessageId(id);
+    const receipt = group
+      ? await groupReceipt(this.#fanout, id, group, this.#receiptMs)
+      : route &&
+        (route.kind === "user"
+          ? await this.#readUser(id, route)
+          : await this.#read(id, route));
     if (!receipt)
       throw new BridgeError("message_not_found", {
         detail: `there is no message ${id}, or its receipt is no longer kept`,
@@ -301,29 +328,28 @@ export class Receipts {
   }
 
   /**
-   * Listens for news of a connection's receipts, as soon as `heard` resolves; `stop` ends it. While Redis is away
+   * Listens on a channel for news of receipts, as soon as `heard` resolves; `stop` ends it. While Redis is away
    * `heard` waits for it, so whoever must answer in time awaits it beside something else.
    */
   listen(
-    connectionId: string,
+    channel: string,
     listener: (news: string) => void,
   ): { heard: Promise<void>; stop(): void } {
-    let listeners = this.#listeners.get(connectionId);
+    let listeners = this.#listeners.get(channel);
     if (!listeners) {
       listeners = new Set();
-      this.#listeners.set(connectionId, listeners);
+      this.#listeners.set(channel, listeners);
     }
     listeners.add(listener);
     const all = listeners;
-    const channel = channels.news(connectionId);
     const heard = this.#redis.subscriptions.subscribe(channel, (payload) => {
       const news = payload.toString();
-      for (const each of this.#listeners.get(connectionId) ?? []) each(news);
+      for (const each of this.#listeners.get(channel) ?? []) each(news);
     });
     const stop = () => {
       all.delete(listener);
-      if (all.size > 0 || this.#listeners.get(connectionId) !== all) return;
-      this.#listeners.delete(connectionId);
+      if (all.size > 0 || this.#listeners.get(channel) !== all) return;
+      this.#listeners.delete(channel);
       void this.#redis.subscriptions.unsubscribe(channel);
     };
     return { heard, stop };
@@ -336,7 +362,7 @@ export class Receipts {
   async *follow(id: string, signal: AbortSignal): AsyncGenerator<Receipt> {
     const first = await this.read(id);
     yield first;
-    if (isFinal(first.status)) return;
+    if (isOver(first)) return;
     let news = true;
     let wake: () => void = () => undefined;
     const onNews = () => {
@@ -345,18 +371,11 @@ export class Receipts {
     };
     const stops = new Map<string, () => void>();
     /** Of a user's message the news come from the user and, once it is given, from its connections. */
-    const attend = ({ to, deliveries = [] }: Receipt) => {
-      const tags =
-        "connection" in to
-          ? [to.connection]
-          : [
-              userTag(to.user),
-              ...deliveries.map(({ connection }) => connection),
-            ];
-      for (const tag of tags) {
-        if (stops.has(tag)) continue;
-        const { heard, stop } = this.listen(tag, onNews);
-        stops.set(tag, stop);
+    const attend = (receipt: Receipt) => {
+      for (const channel of newsOf(receipt)) {
+        if (stops.has(channel)) continue;
+        const { heard, stop } = this.listen(channel, onNews);
+        stops.set(channel, stop);
         // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
         heard.then(onNews, () => undefined);
       }
@@ -388,7 +407,7 @@ export class Receipts {
         if (receipt.status === status) continue;
         status = receipt.status;
         yield receipt;
-        if (isFinal(status)) return;
+        if (isOver(receipt)) return;
       }
     } finally {
       for (const stop of stops.values()) stop();

@@ -81,18 +81,28 @@ end
 `;
 
 /**
- * KEYS conn; ARGV waitMs keepMs user groups labels permissions
+ * Where a connection stands in its groups: a field `g:<group>` each, 'epoch offset'. `positions` is 'group epoch offset …'.
+ */
+const places = `
+local function place(positions)
+  for name, at in string.gmatch(positions, '(%S+) (%S+ %S+)') do redis.call('HSET', KEYS[1], 'g:' .. name, at) end
+end
+`;
+
+/**
+ * KEYS conn; ARGV waitMs keepMs user groups labels permissions positions
  * Returns untilMs.
  */
 export const prepareScript: Script = {
   name: "bridgePrepare",
   keys: 1,
-  lua: `${prelude}
+  lua: `${prelude}${places}
 local expires = ms + tonumber(ARGV[1])
 -- What every push looks at stands first: a small hash is searched from its head.
 redis.call('HSET', KEYS[1], 'state', 'prepared', 'lease', '0', 'seq', '0', 'epoch', '0', 'flag', '0', 'total', '0', 'trimmed', '0',
   'readTo', '0', 'until', text(expires), 'created', text(ms), 'user', ARGV[3],
   'groups', ARGV[4], 'labels', ARGV[5], 'permissions', ARGV[6])
+place(ARGV[7])
 -- Somebody still has to tell of its end, if it is never used.
 redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + math.max(tonumber(ARGV[2]), ${horizonMs}))
 return text(expires)
@@ -136,45 +146,51 @@ redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV
 -- Once for a connection, not for each of its sockets.
 if not c[16] then redis.call('HSET', KEYS[1], 'evOpen', text(ms) .. ' ' .. ARGV[4]) end
 local fields = redis.call('HGETALL', KEYS[1])
+local positions, version = {}, '0'
 for i = 1, #fields, 2 do
-  if string.sub(fields[i], 1, 2) == 'p:' and tonumber(string.match(fields[i + 1], '(%d+)$')) < ms - 600000 then
+  local kind = string.sub(fields[i], 1, 2)
+  if kind == 'p:' and tonumber(string.match(fields[i + 1], '(%d+)$')) < ms - 600000 then
     redis.call('HDEL', KEYS[1], fields[i])
-  end
+  elseif kind == 'g:' then
+    positions[#positions + 1] = string.sub(fields[i], 3) .. ' ' .. fields[i + 1]
+  elseif fields[i] == 'gv' then version = fields[i + 1] end
 end
 -- BullMQ's event stream is not used and must not grow; nothing of the queue outlives the connection.
 redis.call('HSET', KEYS[10], 'opts.maxLenEvents', 0)
 expire(1, #KEYS, tonumber(ARGV[8]))
 if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
 return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost, redis.call('LLEN', KEYS[8]), redis.call('LLEN', KEYS[9]),
-  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or '', c[16] and 0 or 1}
+  c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or '', c[16] and 0 or 1,
+  version, table.concat(positions, ' '), old > 0 and 0 or 1}
 `,
 };
 
 /**
  * The owner is alive and nothing has changed, which is nearly always so: a longer lease.
- * KEYS conn, its queue's wait; ARGV epoch leaseMs cur
- * Returns {'ok', seq, waiting}, or {'changed'}: ask restoreScript.
+ * KEYS conn, its queue's wait; ARGV epoch leaseMs cur positions
+ * Returns {'ok', seq, waiting, version of its groups}, or {'changed'}: ask restoreScript.
  */
 export const renewScript: Script = {
   name: "bridgeRenew",
   keys: 2,
-  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq')
+  lua: `${prelude}${places}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'gv')
 if c[1] ~= 'open' or c[2] ~= ARGV[1] or tonumber(c[3] or 0) < tonumber(ARGV[3]) then return {'changed'} end
 redis.call('HSET', KEYS[1], 'lease', ms + tonumber(ARGV[2]))
-return {'ok', c[3] or '0', redis.call('LLEN', KEYS[2])}
+if ARGV[4] ~= '' then place(ARGV[4]) end
+return {'ok', c[3] or '0', redis.call('LLEN', KEYS[2]), c[4] or '0'}
 `,
 };
 
 /**
  * The owner is alive. Recreates what a failover lost; the higher epoch wins. Renews the expiry of all keys.
  * KEYS as in claim
- * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs
- * Returns {'ok', seq, waiting, recreated (1|0)}, {'fenced'} or {'ended', code, words}.
+ * ARGV epoch owner leaseMs cur protocol user groups labels permissions created horizonMs positions
+ * Returns {'ok', seq, waiting, recreated (1|0), version of its groups}, {'fenced'} or {'ended', code, words}.
  */
 export const restoreScript: Script = {
   name: "bridgeRestore",
   keys: 20,
-  lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords')
+  lua: `${prelude}${places}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'seq', 'endCode', 'endWords', 'gv')
 local mine = tonumber(ARGV[1])
 if c[1] == 'ended' then return {'ended', c[4] or '1000', c[5] or ''} end
 local epoch = tonumber(c[2] or 0)
@@ -186,21 +202,23 @@ end
 local seq = math.max(tonumber(c[3] or 0), tonumber(ARGV[4]))
 redis.call('HSET', KEYS[1], 'state', 'open', 'owner', ARGV[2], 'lease', text(ms + tonumber(ARGV[3])), 'seq', text(seq))
 if c[1] ~= 'open' then redis.call('HDEL', KEYS[1], 'until') end
+place(ARGV[12])
 expire(1, #KEYS, tonumber(ARGV[11]))
-return {'ok', text(seq), redis.call('LLEN', KEYS[8]), c[1] and 0 or 1}
+return {'ok', text(seq), redis.call('LLEN', KEYS[8]), c[1] and 0 or 1, c[6] or '0'}
 `,
 };
 
-/** The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs. Returns untilMs or ''. */
+/** The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs positions. Returns untilMs or ''. */
 export const releaseScript: Script = {
   name: "bridgeRelease",
   keys: 1,
-  lua: `${prelude}
+  lua: `${prelude}${places}
 local c = redis.call('HMGET', KEYS[1], 'state', 'epoch')
 if c[1] ~= 'open' or tonumber(c[2] or 0) ~= tonumber(ARGV[1]) then return '' end
 local expires = text(ms + tonumber(ARGV[2]))
 redis.call('HDEL', KEYS[1], 'flag', 'run', 'owner', 'lease')
 redis.call('HSET', KEYS[1], 'state', 'away', 'until', expires)
+place(ARGV[3])
 return expires
 `,
 };

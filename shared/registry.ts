@@ -10,6 +10,7 @@ import type {
 } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Events } from "./events.js";
+import type { Position } from "./fanout.js";
 import { newConnectionId, userTag } from "./ids.js";
 import {
   channels,
@@ -67,6 +68,9 @@ export interface Identity {
   createdMs: number;
 }
 
+/** Where a connection stands in its groups, by name: what it joined at, or has acked. */
+export type Positions = ReadonlyMap<string, Position>;
+
 export interface Claim {
   epoch: number;
   /** The client has everything up to here; delivery goes on after it. */
@@ -84,10 +88,17 @@ export interface Claim {
   waiting: number;
   active: number;
   identity: Identity;
+  groups: {
+    /** Grows when the backend changes them. */
+    version: number;
+    positions: Positions;
+    /** Nobody had the connection before, so nothing can have been sent to it. */
+    fresh: boolean;
+  };
 }
 
 export type Renewal =
-  | { kind: "ok"; seq: number; waiting: number }
+  | { kind: "ok"; seq: number; waiting: number; groupsVersion: number }
   | { kind: "fenced" }
   | { kind: "ended"; code: number; words: string };
 
@@ -108,6 +119,25 @@ function endingKeys(id: string): string[] {
     ...queueKeys(id),
   ];
 }
+
+const positionsText = (positions: Positions): string =>
+  [...positions]
+    .map(([name, { epoch, offset }]) => `${name} ${epoch} ${offset}`)
+    .join(" ");
+
+/** Reads `group epoch offset …`. */
+export function parsePositions(text: string): Positions {
+  const positions = new Map<string, Position>();
+  const words = text.split(" ");
+  for (let i = 0; i + 2 < words.length; i += 3)
+    positions.set(words[i] ?? "", {
+      epoch: words[i + 1] ?? "",
+      offset: Number(words[i + 2]),
+    });
+  return positions;
+}
+
+const nowhere: Positions = new Map();
 
 const claimKeys = (id: string) => [...connectionKeys(id), ...queueKeys(id)];
 
@@ -130,15 +160,23 @@ export class Registry {
     return Math.max(this.#options.endedMs, this.#options.receiptMs);
   }
 
-  /** Makes a connection that waits for its client. Default wait: PREPARED_SECONDS. */
+  /** How long a connection waits for its client, milliseconds. */
+  waitMs(request: PrepareRequest): number {
+    return request.expiresIn === undefined
+      ? this.#options.preparedMs
+      : request.expiresIn * 1_000;
+  }
+
+  /**
+   * Makes a connection that waits for its client. Default wait: PREPARED_SECONDS. Its groups know of it already
+   * (membership.ts), at these positions.
+   */
   async prepare(
     request: PrepareRequest,
     connectionId = newConnectionId(),
+    positions = nowhere,
   ): Promise<{ connectionId: string; expiresAtMs: number }> {
-    const waitMs =
-      request.expiresIn === undefined
-        ? this.#options.preparedMs
-        : request.expiresIn * 1_000;
+    const waitMs = this.waitMs(request);
     const until = await this.#redis.run(
       prepareScript,
       [keys.connection(connectionId)],
@@ -149,6 +187,7 @@ export class Registry {
         JSON.stringify(request.groups ?? []),
         JSON.stringify(request.labels ?? {}),
         JSON.stringify(request.permissions ?? []),
+        positionsText(positions),
       ],
     );
     const expiresAtMs = Number(until);
@@ -289,6 +328,9 @@ export class Registry {
       acked,
       suspect = "",
       first,
+      version,
+      positions = "",
+      fresh,
     ] = reply.map(String);
     // The client need not wait for it; if this process ends first, a sweep tells.
     if (first === "1") void this.#tellQuietly(connectionId);
@@ -309,6 +351,11 @@ export class Registry {
         permissions: permissions ?? "[]",
         createdMs: Number(created),
       },
+      groups: {
+        version: Number(version),
+        positions: parsePositions(positions),
+        fresh: fresh === "1",
+      },
     };
   }
 
@@ -322,18 +369,30 @@ export class Registry {
       protocol: Protocol;
       identity: Identity;
       expire: boolean;
+      /** What was acked of its groups since the last renewal that succeeded. */
+      positions?: Positions;
     },
   ): Promise<Renewal> {
     if (!owner.expire) {
-      const [word, seq, waiting] = (
+      const [word, seq, waiting, version] = (
         (await this.#redis.run(
           renewScript,
           [keys.connection(connectionId), queueKeys(connectionId)[0] ?? ""],
-          [owner.epoch, this.#options.leaseMs, owner.cur],
+          [
+            owner.epoch,
+            this.#options.leaseMs,
+            owner.cur,
+            positionsText(owner.positions ?? nowhere),
+          ],
         )) as unknown[]
       ).map(String);
       if (word === "ok")
-        return { kind: "ok", seq: Number(seq), waiting: Number(waiting) };
+        return {
+          kind: "ok",
+          seq: Number(seq),
+          waiting: Number(waiting),
+          groupsVersion: Number(version),
+        };
     }
     const { identity } = owner;
     const reply = (
@@ -349,9 +408,10 @@ export class Registry {
         identity.permissions,
         identity.createdMs,
         horizonMs,
+        positionsText(owner.positions ?? nowhere),
       ])) as unknown[]
     ).map(String);
-    const [kind, first, second, recreated] = reply;
+    const [kind, first, second, recreated, version] = reply;
     if (kind === "ok") {
       // Both now and then, so that the list lives as long as its connections, and when it may have been lost with them.
       await this.#listForUser(identity.userId, connectionId, horizonMs);
@@ -362,23 +422,33 @@ export class Registry {
           Date.now() + this.#options.leaseMs,
           true,
         );
-      return { kind, seq: Number(first), waiting: Number(second) };
+      return {
+        kind,
+        seq: Number(first),
+        waiting: Number(second),
+        groupsVersion: Number(version),
+      };
     }
     if (kind === "ended")
       return { kind, code: Number(first), words: second ?? "" };
     return { kind: "fenced" };
   }
 
-  /** The socket is gone; the connection waits for its client for RESUME_SECONDS. */
-  async release(connectionId: string, epoch: number): Promise<void> {
+  /** The socket is gone; the connection waits for its client for RESUME_SECONDS. False when it was not ours any more. */
+  async release(
+    connectionId: string,
+    epoch: number,
+    positions = nowhere,
+  ): Promise<boolean> {
     const until = String(
       await this.#redis.run(
         releaseScript,
         [keys.connection(connectionId)],
-        [epoch, this.#options.resumeMs],
+        [epoch, this.#options.resumeMs, positionsText(positions)],
       ),
     );
     if (until !== "") await this.#lookAgain(connectionId, Number(until));
+    return until !== "";
   }
 
   /**

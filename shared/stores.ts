@@ -1,8 +1,10 @@
-/** What both functions keep in Redis, put together once: registry, log, events, queues, replication and tokens over one link. */
+/** What both functions keep in Redis, put together once: registry, log, events, groups, queues, users, tokens, over one link. */
 import type { Config } from "./config.js";
 import { Events, eventScripts, type EventsOptions } from "./events.js";
+import { Fanout, fanoutScripts } from "./fanout.js";
 import { Log, logScripts } from "./log.js";
 import type { Logger } from "./logging.js";
+import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
@@ -19,10 +21,14 @@ export interface Stores {
   registry: Registry;
   log: Log;
   events: Events;
+  fanout: Fanout;
+  memberships: Memberships;
   queues: DeliveryQueues;
   users: Users;
   replication: Replication;
   tokens: Tokens;
+  /** Takes away what an ended connection left: its memberships, its queue and its jobs. */
+  remove(this: void, connectionId: string): Promise<void>;
   /** Ends Workers, then connections. */
   close(): Promise<void>;
 }
@@ -38,6 +44,8 @@ export function openStores(
       ...logScripts,
       ...registryScripts,
       ...eventScripts,
+      ...fanoutScripts,
+      ...membershipScripts,
       ...replicationScripts,
       ...userScripts,
       accuseScript,
@@ -58,6 +66,16 @@ export function openStores(
   const log = new Log(redis, limits, (connectionId) =>
     registry.lapse(connectionId),
   );
+  const fanout = new Fanout(redis, {
+    historyMs: config.groupHistoryMs,
+    historyMessages: config.groupHistoryMessages,
+    historyBytes: config.groupHistoryBytes,
+    keepMs: config.groupHistoryMs + config.resumeMs + config.receiptMs,
+    receiptMs: config.receiptMs,
+    idempotencyMs: config.idempotencyMs,
+    scheduledMax: config.logMaxMessages,
+  });
+  const memberships = new Memberships(redis, registry, fanout, config);
   const queues = new DeliveryQueues(redis, logger);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
   return {
@@ -66,10 +84,16 @@ export function openStores(
     registry,
     log,
     events,
+    fanout,
+    memberships,
     queues,
     users: new Users({ redis, registry, log, queues }, limits),
     replication: new Replication(redis, logger),
     tokens,
+    async remove(connectionId) {
+      await memberships.forget(connectionId);
+      await queues.remove(connectionId);
+    },
     async close() {
       await queues.close();
       redis.close();

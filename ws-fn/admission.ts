@@ -1,7 +1,8 @@
 /** Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. */
 import { BridgeError } from "../shared/errors.js";
-import { newConnectionId } from "../shared/ids.js";
+import { isGroupName, newConnectionId } from "../shared/ids.js";
 import type { Logger } from "../shared/logging.js";
+import { tagsOf, type Memberships } from "../shared/membership.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
 import type { Registry } from "../shared/registry.js";
 import type { TokenClaims, Tokens } from "../shared/tokens.js";
@@ -15,6 +16,7 @@ export interface AdmissionDeps {
   instance: string;
   registry: Registry;
   memory: Pick<RedisMemory, "admit">;
+  memberships: Memberships;
   tokens: Tokens;
   pulse: Pulse;
   logger: Logger;
@@ -46,6 +48,10 @@ async function identify(
     });
   }
   const claims = await deps.tokens.verify(token);
+  if (!claims.groups.every(isGroupName))
+    throw new BridgeError("token_invalid", {
+      detail: "a name in its groups is no name of a group",
+    });
   if (asked.resume && !claims.resume)
     throw new BridgeError("token_invalid", {
       detail: "resume needs the resumeToken of a welcome",
@@ -55,12 +61,13 @@ async function identify(
 
 /** A connection for a client that brings none. Throws redis_full. */
 async function begin(
-  { registry, memory }: AdmissionDeps,
+  { memberships, memory }: AdmissionDeps,
   { userId, groups, permissions }: TokenClaims,
 ): Promise<string> {
   const connectionId = newConnectionId();
-  await memory.admit(connectionId, connectionBytes);
-  await registry.prepare(
+  for (const tag of tagsOf(connectionId, groups))
+    await memory.admit(tag, connectionBytes);
+  await memberships.prepare(
     { ...(userId === "" ? {} : { userId }), groups, permissions },
     connectionId,
   );
@@ -110,6 +117,7 @@ export async function admit(
           })
         : bridgeSpeaker(),
     resumed: asked.resume !== undefined,
+    offsets: asked.resume?.offsets ?? new Map<string, number>(),
     heartbeatMs: asked.protocol === "raw" ? asked.heartbeatMs : undefined,
     tokenExpiresAtMs: claims.expiresAtMs,
   };

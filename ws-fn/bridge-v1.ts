@@ -5,6 +5,8 @@
 import type { Problem, WelcomeFrame } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
 import type { Entry } from "../shared/entry.js";
+import type { GroupEntry } from "../shared/fanout.js";
+import { isGroupName } from "../shared/ids.js";
 import { isoTimes } from "../shared/time.js";
 import { bridgeProtocol } from "./handshake.js";
 import type { Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";
@@ -18,8 +20,12 @@ import {
 const ackIntervalMs = 250;
 /** Bytes of a part's body: base64 needs a third more, escaped text up to six times as much in the worst case. */
 const binaryPartBytes = 180_000;
-/** Everything of a frame but the body: about 300, and a content type of 256 characters that may all be escaped. */
-const envelopeBytes = 1_000;
+/** Everything of a frame but the body: at most 700 with a group, and a content type of 256 characters that may be escaped. */
+const envelopeBytes = 1_400;
+
+/** What a client may publish to a group: text, so that its `data` is the body. */
+const textTypePattern =
+  /^(text\/[\w.+-]{1,64}|application\/([\w.-]{1,64}\+)?json)( *; *charset=utf-8)?$/i;
 
 const publishedAt = isoTimes();
 const expiresAt = isoTimes();
@@ -61,9 +67,44 @@ function cutText(text: string): string[] {
   return pieces;
 }
 
+/** What a message of a connection and one of a group have in common. */
+interface Content {
+  contentType: string;
+  expiresAtMs: number;
+  binary: boolean;
+  body: Buffer;
+}
+
 function message(entry: Entry, redelivered: boolean): Frame[] {
-  const head = `{"type":"message","id":"${entry.id}","seq":${entry.seq},"contentType":${JSON.stringify(entry.contentType)},`;
-  const tail = `"publishedAt":"${publishedAt(Math.floor(entry.seq / 1_000))}","expiresAt":"${expiresAt(entry.expiresAtMs)}","redelivered":${redelivered}`;
+  return frames(
+    `"id":"${entry.id}","seq":${entry.seq}`,
+    entry,
+    entry.seq,
+    redelivered,
+  );
+}
+
+function groupMessage(entry: GroupEntry, redelivered: boolean): Frame[] {
+  const { id, group, epoch, offset } = entry;
+  const all = frames(
+    `"id":"${id}","group":"${group}","epoch":"${epoch}","offset":${offset}`,
+    entry,
+    offset,
+    redelivered,
+  );
+  for (const each of all) each.shared = true;
+  return all;
+}
+
+/** The frames of one message; `at` is its seq or offset, which follows the clock. */
+function frames(
+  names: string,
+  entry: Content,
+  at: number,
+  redelivered: boolean,
+): Frame[] {
+  const head = `{"type":"message",${names},"contentType":${JSON.stringify(entry.contentType)},`;
+  const tail = `"publishedAt":"${publishedAt(Math.floor(at / 1_000))}","expiresAt":"${expiresAt(entry.expiresAtMs)}","redelivered":${redelivered}`;
   if (!entry.binary) {
     const text = entry.body.toString("utf8");
     const quoted = JSON.stringify(text);
@@ -93,6 +134,49 @@ function message(entry: Entry, redelivered: boolean): Frame[] {
   });
 }
 
+const isPlace = (value: unknown): value is number =>
+  typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function groupRequest(
+  action: "join" | "leave" | "publish",
+  said: Record<string, unknown>,
+  ref: string | undefined,
+): Said {
+  const { group, data, contentType = "text/plain" } = said;
+  if (typeof group !== "string" || !isGroupName(group))
+    return {
+      kind: "refused",
+      ref,
+      error: new BridgeError("invalid_parameter", {
+        detail: "that is no name of a group",
+      }),
+    };
+  if (action !== "publish") return { kind: "group", action, group, ref };
+  if (
+    typeof data !== "string" ||
+    typeof contentType !== "string" ||
+    !textTypePattern.test(contentType) ||
+    (/json/i.test(contentType) && !isJson(data))
+  )
+    return {
+      kind: "refused",
+      ref,
+      error: new BridgeError("invalid_parameter", {
+        detail: "publish needs data, and takes a text or JSON contentType",
+      }),
+    };
+  return { kind: "group", action, group, data, contentType, ref };
+}
+
 function read(data: Buffer, binary: boolean): Said {
   if (binary) return violation("frames of bridge.v1.json are text");
   let said: Record<string, unknown>;
@@ -107,10 +191,21 @@ function read(data: Buffer, binary: boolean): Said {
   const ref = typeof said["ref"] === "string" ? said["ref"] : undefined;
   switch (said["type"]) {
     case "ack": {
-      const seq = said["seq"];
-      if (typeof seq !== "number" || !Number.isSafeInteger(seq) || seq < 0)
-        return violation("ack needs the seq of a message");
-      return { kind: "ack", seq };
+      const { seq, groups } = said as { seq: unknown; groups: unknown };
+      const places =
+        typeof groups === "object" && groups !== null ? groups : undefined;
+      if (seq === undefined ? !places : !isPlace(seq))
+        return violation("ack needs the seq of a message, or groups");
+      if (
+        groups !== undefined &&
+        (!places || !Object.values(places).every(isPlace))
+      )
+        return violation("groups of an ack are names with offsets");
+      return {
+        kind: "ack",
+        seq: seq as number | undefined,
+        groups: places as Record<string, number> | undefined,
+      };
     }
     case "pong":
       return { kind: "pong" };
@@ -121,13 +216,7 @@ function read(data: Buffer, binary: boolean): Said {
     case "join":
     case "leave":
     case "publish":
-      return {
-        kind: "refused",
-        ref,
-        error: new BridgeError("forbidden", {
-          detail: "this connection has no permission for groups",
-        }),
-      };
+      return groupRequest(said["type"], said, ref);
     case "reply":
       return {
         kind: "refused",
@@ -150,7 +239,7 @@ export function bridgeSpeaker(): Speaker {
         type: "welcome",
         connectionId: facts.connectionId,
         userId: facts.userId === "" ? null : facts.userId,
-        groups: {},
+        groups: facts.groups,
         resumeToken: facts.resumeToken,
         resumed: facts.resumed,
         lost: facts.lost,
@@ -166,11 +255,21 @@ export function bridgeSpeaker(): Speaker {
       return frame(welcome);
     },
     message,
+    groupMessage,
+    group: (group, position) => frame({ type: "group", group, ...position }),
     ping: () => frame({ type: "ping" }),
     drain: (reconnectAfterMs) => frame({ type: "drain", reconnectAfterMs }),
     error: (problem: Problem) => frame({ type: "error", error: problem }),
     result: (ref, problem) =>
       frame({ type: "result", ref, ok: false, error: problem }),
+    done: (ref, value) =>
+      frame({
+        type: "result",
+        ref,
+        ok: true,
+        contentType: "application/json",
+        data: JSON.stringify(value),
+      }),
     read,
   };
 }

@@ -2,6 +2,7 @@
  * What any awake instance does for all: leases and windows that ran out, and scheduled messages that are due. Every
  * chore may be done by any number of instances at once.
  */
+import type { Fanout } from "../shared/fanout.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import type { DeliveryQueues } from "../shared/queue.js";
@@ -27,6 +28,9 @@ export function startChores(deps: {
   queues: DeliveryQueues;
   log: Log;
   users: Pick<Users, "due">;
+  fanout: Fanout;
+  /** What is left of a connection that has ended. */
+  remove: (connectionId: string) => Promise<void>;
   replication: Replication;
   redis: Pick<RedisLink, "mode">;
   logger: Logger;
@@ -34,6 +38,7 @@ export function startChores(deps: {
 }): () => void {
   const { registry, queues, log, users, replication, redis, logger, everyMs } =
     deps;
+  const { fanout, remove } = deps;
   let stopped = false;
   let scheduleStarted = false;
   let timer: NodeJS.Timeout | undefined;
@@ -42,32 +47,38 @@ export function startChores(deps: {
     let busy = false;
     try {
       if (!scheduleStarted) {
-        await queues.startSchedule(async (push, scheduledId) => {
-          try {
-            const { userId } = push;
-            if (userId !== undefined)
-              return await users.due({ ...push, userId }, scheduledId);
-            const appended = await log.appendDue(push, scheduledId);
-            if (appended && appended.jobEpoch > 0)
-              await queues.wake(push.connectionId, appended.jobEpoch);
-            // On a Cluster the job may lie on another master: it stays until the log's own replica has the message.
-            if (push.durability && redis.mode === "cluster") {
-              const { connectionId } = push;
-              await replication.ready(connectionId);
-              await replication.confirm(
-                { connectionId, place: { scheduledId }, due: true },
-                confirmDueMs,
+        await queues.startSchedule(
+          async (push, scheduledId) => {
+            try {
+              const { userId } = push;
+              if (userId !== undefined)
+                return await users.due({ ...push, userId }, scheduledId);
+              const appended = await log.appendDue(push, scheduledId);
+              if (appended && appended.jobEpoch > 0)
+                await queues.wake(push.connectionId, appended.jobEpoch);
+              // On a Cluster the job may lie on another master: it stays until the log's own replica has the message.
+              if (push.durability && redis.mode === "cluster") {
+                const { connectionId } = push;
+                await replication.ready(connectionId);
+                await replication.confirm(
+                  { connectionId, place: { scheduledId }, due: true },
+                  confirmDueMs,
+                );
+              }
+            } catch (error) {
+              if (!(error instanceof BridgeError && settled.has(error.code)))
+                throw error;
+              logger.debug(
+                { code: error.code },
+                "a due message found no place",
               );
             }
-          } catch (error) {
-            if (!(error instanceof BridgeError && settled.has(error.code)))
-              throw error;
-            logger.debug({ code: error.code }, "a due message found no place");
-          }
-        });
+          },
+          (message, scheduledId) => fanout.publishDue(message, scheduledId),
+        );
         scheduleStarted = true;
       }
-      busy = (await registry.sweep((id) => queues.remove(id))) >= 100;
+      busy = (await registry.sweep(remove)) >= 100;
     } catch (error) {
       logger.debug({ err: error }, "chores wait for Redis");
     }

@@ -33,24 +33,23 @@ import type { Logger } from "../shared/logging.js";
 import { accuse, poisonWithinMs } from "../shared/poison.js";
 import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
-import type { Claim, Registry } from "../shared/registry.js";
+import type { Claim, Registry, Renewal } from "../shared/registry.js";
 import type { Tokens } from "../shared/tokens.js";
 import type { Users } from "../shared/users.js";
 import { Delivery } from "./delivery.js";
 import { deliveryRun } from "./delivery-run.js";
 import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
-import { Lease, type Pulse } from "./lease.js";
+import type { Lease, Pulse } from "./lease.js";
+import { Members, type GroupStores } from "./members.js";
+import { Ownership } from "./ownership.js";
 import { Reporter } from "./reporter.js";
+import { SlowReader } from "./slow.js";
 import type { Frame, Speaker } from "./speaker.js";
 import { Suspicion } from "./suspicion.js";
 import { UpstreamLimit } from "./upstream.js";
 
 /** A client that was told to move has this long after its slot. */
 const moveGraceMs = 5_000;
-/** A renewal that failed is tried again after this long. */
-const renewRetryMs = 500;
-/** The expiry of a connection's keys is renewed with every so many renewals. */
-const expireEveryRenewals = 100;
 /** What waits for the user is asked for again after this long. */
 const arriveRetryMs = 1_000;
 /** A timer of Node counts at most this many milliseconds. */
@@ -70,7 +69,7 @@ export interface Socket {
   resume(): void;
 }
 
-export interface ConnectionDeps {
+export interface ConnectionDeps extends GroupStores {
   instance: string;
   log: Log;
   registry: Registry;
@@ -82,6 +81,7 @@ export interface ConnectionDeps {
   logger: Logger;
   config: {
     leaseMs: number;
+    resumeMs: number;
     lingerMs: number;
     heartbeatMs: number;
     slowMs: number;
@@ -96,6 +96,8 @@ export interface Admitted {
   lease: Lease;
   speaker: Speaker;
   resumed: boolean;
+  /** The client's last offset in each group that it names. */
+  offsets: ReadonlyMap<string, number>;
   heartbeatMs: number | undefined;
   tokenExpiresAtMs: number | undefined;
 }
@@ -110,11 +112,13 @@ export class Connection {
   readonly #admitted: Admitted;
   readonly #socket: Socket;
   readonly #speaker: Speaker;
-  readonly #lease: Lease;
+  readonly #ownership: Ownership;
   readonly #epoch: number;
   readonly #logger: Logger;
   readonly #delivery: Delivery;
   readonly #reporter: Reporter;
+  readonly #members: Members;
+  readonly #slow: SlowReader;
   readonly #limit: UpstreamLimit;
   readonly #heartbeat: Heartbeat;
   readonly #worker: DeliveryWorker;
@@ -125,11 +129,8 @@ export class Connection {
   #fenced = false;
   /** A drain came before the welcome: told right after it. */
   #slotMs: number | undefined;
+  #ended = false;
   #handed: number;
-  #renewal: Promise<boolean> | undefined;
-  #renewTimer: NodeJS.Timeout | undefined;
-  #renewals = 0;
-  #slowTimer: NodeJS.Timeout | undefined;
   #messages = 0;
   readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
@@ -145,13 +146,34 @@ export class Connection {
     this.#admitted = admitted;
     this.#socket = socket;
     this.#speaker = speaker;
-    this.#lease = admitted.lease;
+    this.#ownership = new Ownership(admitted.lease, config.leaseMs, {
+      live: () => this.#live,
+      renew: (expire) => this.#renew(expire),
+      renewed: ({ seq, waiting, groupsVersion }) => {
+        // The watchdog: whatever bell was lost, what differs is looked up.
+        if (seq !== this.#delivery.cur) void this.#delivery.read();
+        if (waiting > 0) this.#worker.ring();
+        this.#members.changed(groupsVersion);
+      },
+      fenced: () => this.#onFenced(),
+      ended: (code, words) => this.#onEnded(code, words),
+    });
     this.#epoch = claim.epoch;
     this.#handed = claim.cur;
     this.#suspicion = new Suspicion(claim.suspect, speaker.acks, {
       after: (ms, then) => this.#after(ms, then),
       goOn: () => {
-        if (this.#slowTimer === undefined) this.#delivery.unblock();
+        if (!this.#slow.full) this.#delivery.unblock();
+      },
+    });
+    this.#slow = new SlowReader(socket, config, {
+      drained: () => {
+        if (!this.#suspicion.holding) this.#delivery.unblock();
+        this.#members.drained();
+      },
+      stuck: (unsentBytes) => {
+        this.#logger.warn({ unsentBytes }, "the client does not read");
+        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
       },
     });
     this.#channel = `${channels.bell(connectionId)}${claim.epoch}`;
@@ -166,7 +188,7 @@ export class Connection {
           if (report.fates.length > 0) this.#tell();
           return word;
         },
-        confirm: () => this.#confirm(),
+        confirm: () => this.#ownership.confirm(),
         fenced: () => this.#onFenced(),
       },
       speaker.acks ? "client" : "socket",
@@ -178,13 +200,31 @@ export class Connection {
           deps.log.read(connectionId, claim.epoch, cur, mode),
         recall: (seq) => deps.log.recall(connectionId, seq, claim.epoch),
         mayWrite: () => this.#mayWrite(),
-        confirm: () => this.#confirm(),
+        confirm: () => this.#ownership.confirm(),
         send: (entry, redelivered) => this.#send(entry, redelivered),
         skip: (seq, status, reason) => this.#reporter.skip(seq, status, reason),
         fenced: () => this.#onFenced(),
         lost: () => this.#onLost(),
       },
       claim,
+    );
+    this.#members = new Members(
+      deps,
+      {
+        connectionId,
+        epoch: claim.epoch,
+        speaker,
+        mayWrite: () => this.#mayWrite(),
+        confirm: () => this.#ownership.confirm(),
+        send: (frames) => {
+          for (const frame of frames) socket.send(frame);
+        },
+        write: (frame) => this.#write(frame),
+        full: () => this.#slow.full,
+        live: () => this.#live,
+      },
+      claim,
+      this.#logger,
     );
     this.#worker = deps.queues.consume(connectionId, (signal) =>
       deliveryRun(
@@ -243,11 +283,13 @@ export class Connection {
 
   /** Welcome, then subscribe and await, then read the log, then orphaned jobs (rule 7). */
   async open(): Promise<void> {
-    const { claim, speaker, resumed, tokenExpiresAtMs } = this.#admitted;
+    const { claim, speaker, resumed, offsets, tokenExpiresAtMs } =
+      this.#admitted;
     const { queues, redis, tokens, config } = this.#deps;
-    const resumeToken = speaker.acks
-      ? await tokens.forResume(this.id, tokenExpiresAtMs)
-      : "";
+    const [resumeToken, groups] = await Promise.all([
+      speaker.acks ? tokens.forResume(this.id, tokenExpiresAtMs) : "",
+      this.#members.enter(claim, offsets),
+    ]);
     if (this.#state !== "opening") return;
     this.#to = "open";
     const welcome = speaker.welcome({
@@ -258,10 +300,11 @@ export class Connection {
       lost: claim.lost,
       seq: claim.cur,
       heartbeatMs: config.heartbeatMs,
+      groups,
     });
     // Stopped since the claim, if only by a storm of others: ask first. Without welcome a client waits for nothing (rule 1).
     while (welcome && !this.#write(welcome))
-      if (!(await this.#confirm())) return;
+      if (!(await this.#ownership.confirm())) return;
     this.#logger.info(
       { protocol: speaker.protocol, resumed, lost: claim.lost },
       "connection open",
@@ -269,7 +312,8 @@ export class Connection {
     if (this.#slotMs !== undefined) this.drain(this.#slotMs);
     // What the client has seen is acked by coming back with it.
     this.#reporter.ack(claim.cur);
-    this.#scheduleRenewal(Math.random() * (config.leaseMs / 3));
+    this.#members.start();
+    this.#ownership.start();
     redis.subscriptions.on("gap", this.#onGap);
     redis.subscriptions.on("back", this.#onBack);
     await this.#subscribe();
@@ -315,7 +359,7 @@ export class Connection {
   }
 
   #mayWrite(): boolean {
-    return this.#live && this.#lease.holds;
+    return this.#live && this.#ownership.holds;
   }
 
   /** The door for all frames but messages. False: not written, ownership must be confirmed first. */
@@ -327,7 +371,6 @@ export class Connection {
 
   #send(entry: Entry, redelivered: boolean): boolean {
     const frames = this.#speaker.message(entry, redelivered);
-    const { slowBytes } = this.#deps.config;
     const { seq } = entry;
     this.#handed = seq;
     this.#messages += 1;
@@ -341,41 +384,12 @@ export class Connection {
     this.#reporter.sent(seq, entry.total);
     if (this.#suspicion.sent(seq))
       this.#logger.warn({ seq }, "a suspected message is sent alone");
-    if (this.#socket.bufferedBytes <= slowBytes) return this.#suspicion.holding;
-    this.#watchSlow(this.#socket.bufferedBytes);
-    return true;
-  }
-
-  /** The socket has enough: wait until it took half, give up when it takes nothing for long. */
-  #watchSlow(before: number): void {
-    const { slowBytes, slowMs } = this.#deps.config;
-    let least = before;
-    let movedAt = performance.now();
-    const look = () => {
-      const now = performance.now();
-      const left = this.#socket.bufferedBytes;
-      if (left < slowBytes / 2) {
-        this.#slowTimer = undefined;
-        if (!this.#suspicion.holding) this.#delivery.unblock();
-        return;
-      }
-      if (left < least) {
-        least = left;
-        movedAt = now;
-      } else if (now - movedAt > slowMs) {
-        this.#logger.warn({ unsentBytes: left }, "the client does not read");
-        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
-        return;
-      }
-      this.#slowTimer = setTimeout(look, Math.min(50, slowMs / 4));
-    };
-    clearTimeout(this.#slowTimer);
-    this.#slowTimer = setTimeout(look, 5);
+    return this.#slow.full || this.#suspicion.holding;
   }
 
   #ping(): void {
     if (!this.#mayWrite()) {
-      this.#confirmQuietly();
+      this.#ownership.confirmQuietly();
       return;
     }
     const frame = this.#speaker.ping();
@@ -394,6 +408,9 @@ export class Connection {
         return;
       case "job":
         if (this.#live) this.#worker.ring();
+        return;
+      case "groups":
+        this.#members.changed();
         return;
       case "fenced":
         this.#onFenced();
@@ -415,56 +432,21 @@ export class Connection {
       .catch(() => undefined);
   }
 
-  #scheduleRenewal(ms: number): void {
-    clearTimeout(this.#renewTimer);
-    this.#renewTimer = setTimeout(() => this.#confirmQuietly(), ms);
-  }
-
-  /** Renews the lease; everybody who asks meanwhile gets the same answer. */
-  #confirm(): Promise<boolean> {
-    this.#renewal ??= this.#renew().finally(() => {
-      this.#renewal = undefined;
+  async #renew(expire: boolean): Promise<Renewal> {
+    const { registry, instance } = this.#deps;
+    const { identity } = this.#admitted.claim;
+    const positions = this.#members.news();
+    const renewal = await registry.renew(this.id, {
+      epoch: this.#epoch,
+      owner: instance,
+      cur: this.#delivery.cur,
+      protocol: this.#speaker.protocol,
+      identity: { ...identity, groups: JSON.stringify(this.#members.names) },
+      expire,
+      positions,
     });
-    return this.#renewal;
-  }
-
-  /** A renewal that fails schedules the next one by itself. */
-  #confirmQuietly(): void {
-    this.#confirm().catch(() => undefined);
-  }
-
-  async #renew(): Promise<boolean> {
-    if (!this.#live) return false;
-    const { registry, instance, config } = this.#deps;
-    const confirmed = this.#lease.renewal();
-    try {
-      const renewal = await registry.renew(this.id, {
-        epoch: this.#epoch,
-        owner: instance,
-        cur: this.#delivery.cur,
-        protocol: this.#speaker.protocol,
-        identity: this.#admitted.claim.identity,
-        expire: this.#renewals++ % expireEveryRenewals === 0,
-      });
-      if (renewal.kind === "fenced") {
-        this.#onFenced();
-        return false;
-      }
-      if (renewal.kind === "ended") {
-        this.#onEnded(renewal.code, renewal.words);
-        return false;
-      }
-      if (!this.#live) return false;
-      confirmed();
-      this.#scheduleRenewal(config.leaseMs / 3);
-      // The watchdog: whatever bell was lost, positions that differ make the log be read.
-      if (renewal.seq !== this.#delivery.cur) void this.#delivery.read();
-      if (renewal.waiting > 0) this.#worker.ring();
-      return true;
-    } catch (error) {
-      if (this.#live) this.#scheduleRenewal(renewRetryMs);
-      throw error;
-    }
+    if (renewal.kind === "ok") this.#members.told(positions);
+    return renewal;
   }
 
   /** A newer epoch owns the connection. Not a byte more, but the close. */
@@ -473,6 +455,7 @@ export class Connection {
     this.#fenced = true;
     this.#leave = "nothing";
     this.#delivery.stop();
+    this.#members.stop();
     this.#reporter.stop();
     this.#logger.info({ moving: this.#state === "moving" }, "taken over");
     // A client that was told to move closes this socket itself, with 1000.
@@ -483,6 +466,7 @@ export class Connection {
   #onEnded(code: number, words: string): void {
     if (this.#fenced) return;
     this.#leave = "nothing";
+    this.#ended = true;
     this.#reporter.stop();
     this.#close(code || CLOSE_BY_BACKEND, words);
   }
@@ -517,17 +501,10 @@ export class Connection {
     const said = this.#speaker.read(data, binary);
     switch (said.kind) {
       case "ack":
-        if (said.seq > this.#handed)
-          this.#refuse(
-            new BridgeError("invalid_frame", {
-              detail: "ack of a message that was not sent",
-            }),
-            CLOSE_POLICY,
-          );
-        else {
-          this.#reporter.ack(said.seq);
-          this.#suspicion.acked(said.seq);
-        }
+        this.#onAck(said.seq ?? 0, said.groups ?? {});
+        return;
+      case "group":
+        this.#members.request(said);
         return;
       case "pong":
         return;
@@ -552,6 +529,21 @@ export class Connection {
       case "violation":
         this.#refuse(said.error, CLOSE_POLICY);
     }
+  }
+
+  #onAck(seq: number, groups: Readonly<Record<string, number>>): void {
+    if (seq > this.#handed || !this.#members.ack(groups)) {
+      this.#refuse(
+        new BridgeError("invalid_frame", {
+          detail: "ack of a message that was not sent",
+        }),
+        CLOSE_POLICY,
+      );
+      return;
+    }
+    if (seq === 0) return;
+    this.#reporter.ack(seq);
+    this.#suspicion.acked(seq);
   }
 
   onPong(): void {
@@ -582,6 +574,7 @@ export class Connection {
     if (this.#state === "closing" || this.#state === "closed") return;
     this.#to = "closing";
     this.#delivery.stop();
+    this.#members.stop();
     this.#logger.info({ code, reason }, "closing the socket");
     this.#socket.close(code, reason);
   }
@@ -607,12 +600,13 @@ export class Connection {
       performance.now() - this.#delivery.activeAtMs <= poisonWithinMs;
     this.#to = "closed";
     this.#delivery.stop();
+    this.#members.stop();
+    this.#slow.stop();
     this.#limit.close();
     this.#heartbeat.stop();
-    clearTimeout(this.#renewTimer);
-    clearTimeout(this.#slowTimer);
+    this.#ownership.stop();
     for (const timer of this.#timers) clearTimeout(timer);
-    const { registry, redis } = this.#deps;
+    const { redis } = this.#deps;
     redis.subscriptions.off("gap", this.#onGap);
     redis.subscriptions.off("back", this.#onBack);
     const steps: (() => Promise<unknown>)[] = [
@@ -620,17 +614,7 @@ export class Connection {
       () => this.#reporter.flush(),
       () => (byClient ? this.#accuse(soon) : Promise.resolve()),
       () => this.#worker.close(),
-      () =>
-        this.#leave === "end"
-          ? registry.end(this.id, {
-              epoch: this.#epoch,
-              reason: "client_closed" satisfies Reason,
-              code: CLOSE_NORMAL,
-              words: "closed by the client",
-            })
-          : this.#leave === "release"
-            ? registry.release(this.id, this.#epoch)
-            : Promise.resolve(),
+      () => this.#giveBack(),
     ];
     for (const step of steps)
       await step().catch((error: unknown) =>
@@ -648,6 +632,24 @@ export class Connection {
       "connection closed",
     );
     this.#settle();
+  }
+
+  /** Says what became of the connection: to the registry first, which decides whether it is ours to say. */
+  async #giveBack(): Promise<void> {
+    const { registry, config } = this.#deps;
+    if (this.#leave === "end")
+      await registry.end(this.id, {
+        epoch: this.#epoch,
+        reason: "client_closed" satisfies Reason,
+        code: CLOSE_NORMAL,
+        words: "closed by the client",
+      });
+    if (this.#leave === "end" || this.#ended) await this.#members.left(0);
+    else if (
+      this.#leave === "release" &&
+      (await registry.release(this.id, this.#epoch, this.#members.news()))
+    )
+      await this.#members.left(config.resumeMs);
   }
 
   /** The socket ended without our doing. Nothing to tell of most: all was acked, or nothing was sent. */

@@ -26,7 +26,14 @@ export interface Asked {
   /** What goes back as `Sec-WebSocket-Protocol`; undefined when none was offered. */
   subprotocol: string | undefined;
   token: string | undefined;
-  resume: { token: string; seq: number } | undefined;
+  resume:
+    | {
+        token: string;
+        seq: number;
+        /** The last offset received of each group. */
+        offsets: ReadonlyMap<string, number>;
+      }
+    | undefined;
   /** `<who>.<number>`: which attempt of this client it is, so that one it gave up cannot take over a later one. */
   attempt: string | undefined;
   /** Raw only: whether a first frame tells the connection ID. */
@@ -91,6 +98,18 @@ function invalid(pointer: string, message: string): BridgeError {
   });
 }
 
+/** `<group>:<offset>,…`; a name has neither of the two signs. */
+function readOffsets(text: string, latest: number): Map<string, number> {
+  const offsets = new Map<string, number>();
+  for (const part of text === "" ? [] : text.split(",")) {
+    const [, name, digits] = /^([^:]{1,128}):(\d{1,16})$/.exec(part) ?? [];
+    if (name === undefined || Number(digits) > latest)
+      throw invalid("groups", "must be <group>:<last offset received>, …");
+    offsets.set(name, Number(digits));
+  }
+  return offsets;
+}
+
 /** Reads an upgrade request. Throws forbidden_host, forbidden_origin, not_found, invalid_parameter, bad_request. */
 export function readHandshake(
   request: UpgradeRequest,
@@ -134,7 +153,11 @@ export function readHandshake(
     const latest = (Date.now() + seqAheadMsMax) * 1_000;
     if (!/^\d+$/.test(given) || seq > latest)
       throw invalid("seq", "must be the last seq received, or 0");
-    resume = { token: resumeToken, seq };
+    resume = {
+      token: resumeToken,
+      seq,
+      offsets: readOffsets(query.get("groups") ?? "", latest),
+    };
   }
   const attempt = query.get("attempt") ?? undefined;
   if (attempt !== undefined && !/^[0-9A-Za-z]{1,32}\.\d{1,9}$/.test(attempt))

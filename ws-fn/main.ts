@@ -5,6 +5,7 @@ import { createLogger } from "../shared/logging.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
+import { Feeds } from "./feeds.js";
 import { Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
 
@@ -20,14 +21,18 @@ async function main(): Promise<void> {
   const logger = createLogger("ws-fn", config.logLevel);
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
-  const { redis, memory, registry, log, queues, users, replication, tokens } =
-    stores;
+  const { redis, memory, registry, log, fanout, memberships, queues } = stores;
+  const { users, replication, tokens } = stores;
   const pulse = new Pulse();
+  const feeds = new Feeds({ fanout, redis, logger, ...config });
   const server = new BridgeServer({
     instance,
     registry,
     memory,
     log,
+    fanout,
+    memberships,
+    feeds,
     queues,
     users,
     redis,
@@ -42,6 +47,8 @@ async function main(): Promise<void> {
     queues,
     log,
     users,
+    fanout,
+    remove: stores.remove,
     replication,
     redis,
     logger,
@@ -67,6 +74,7 @@ async function main(): Promise<void> {
         { name: "drain", run: () => server.drain() },
         { name: "chores", run: stopChores },
         { name: "sockets", run: () => server.close() },
+        { name: "groups", run: () => feeds.close() },
         { name: "pulse", run: () => pulse.close() },
         { name: "stores", run: () => stores.close() },
       ],

@@ -16,6 +16,8 @@ export function rawSpeaker(options: {
           }
         : undefined,
     message: ({ body, binary }) => [{ data: body, binary }],
+    groupMessage: ({ body, binary }) => [{ data: body, binary, shared: true }],
+    group: () => undefined,
     ping: () =>
       options.heartbeat
         ? { data: '{"type":"ping"}', binary: false }
@@ -23,6 +25,7 @@ export function rawSpeaker(options: {
     drain: () => undefined,
     error: () => undefined,
     result: () => undefined,
+    done: () => undefined,
     read: () => ({ kind: "event", event: "message", ref: undefined }),
   };
 }

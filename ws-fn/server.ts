@@ -125,8 +125,15 @@ function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
     get bufferedBytes() {
       return ws.bufferedAmount;
     },
-    send({ data, binary }, taken) {
+    send(frame, taken) {
+      const { data, binary } = frame;
       cork();
+      if (frame.shared && !taken) {
+        // Made once, written to every socket; without compression ws keeps nothing back that this could overtake.
+        frame.wire ??= encode(data, binary);
+        if (ws.readyState === ws.OPEN) stream.write(frame.wire);
+        return;
+      }
       if (taken)
         ws.send(data, { binary }, (error) => {
           if (!error) taken();
@@ -149,6 +156,22 @@ function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
       if (ws.readyState === ws.OPEN) ws.resume();
     },
   };
+}
+
+/** A whole unmasked frame (RFC 6455 section 5.2). */
+function encode(data: string | Buffer, binary: boolean): Buffer {
+  const size = Buffer.byteLength(data);
+  const head = Buffer.alloc(size < 126 ? 2 : size < 65_536 ? 4 : 10);
+  head[0] = binary ? 0x82 : 0x81;
+  if (head.length === 2) head[1] = size;
+  else if (head.length === 4) {
+    head[1] = 126;
+    head.writeUInt16BE(size, 2);
+  } else {
+    head[1] = 127;
+    head.writeUIntBE(size, 4, 6);
+  }
+  return Buffer.concat([head, Buffer.from(data)]);
 }
 
 /** A close reason has at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */

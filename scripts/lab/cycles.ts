@@ -181,8 +181,8 @@ class Lab {
   }
 
   async #sweep(): Promise<void> {
-    const { registry, queues } = this.#stores;
-    await registry.sweep((id) => queues.remove(id));
+    const { registry, remove } = this.#stores;
+    await registry.sweep(remove);
     this.peak = Math.max(this.peak, await this.memory());
   }
 

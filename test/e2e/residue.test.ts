@@ -18,6 +18,7 @@ const WINDOWS = {
   ENDED_SECONDS: "1",
   RECEIPT_SECONDS: "1",
   IDEMPOTENCY_SECONDS: "2",
+  GROUP_HISTORY_SECONDS: "1",
 };
 
 interface Raw {
@@ -61,7 +62,7 @@ t.test("500 connections that got mail and ended leave no key", async (t) => {
         },
       );
     const prepared = await backend.ask("POST", "/v1/connections", {
-      body: JSON.stringify({ userId }),
+      body: JSON.stringify({ userId, groups: ["mail"] }),
       headers: { "content-type": "application/json" },
     });
     const { connectionId, token, url } = prepared.json<Prepared>();

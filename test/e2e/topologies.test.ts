@@ -94,11 +94,58 @@ async function serves(
   );
 }
 
+/** Groups in several slots, their members on both instances; one of them is cut and comes back to the other. */
+async function gathers(
+  t: Test,
+  { backend, proxies }: Awaited<ReturnType<typeof start>>,
+) {
+  await Promise.all(
+    ["a", "b", "c", "d"].map(async (group) => {
+      const members = await Promise.all(
+        [0, 1].map(async (instance) => {
+          const { token } = await backend.prepare({
+            groups: [group],
+            permissions: ["join:*"],
+          });
+          return startApplication(t, {
+            token,
+            to: (dial) =>
+              `ws://127.0.0.1:${proxies[(instance + dial) % 2]?.port ?? 0}`,
+          });
+        }),
+      );
+      await Promise.all(members.map(({ bridge }) => bridge.ready));
+      const say = async (text: string) => {
+        const answer = await backend.ask(
+          "POST",
+          `/v1/groups/${group}/messages`,
+          { body: text, headers: { "content-type": "text/plain" } },
+        );
+        t.match(answer.json(), { recipients: 2, to: { group } });
+      };
+      const texts = Array.from({ length: 30 }, (_, n) => `${group}${n}`);
+      for (const [n, text] of texts.entries()) {
+        if (n === 10) members[0]?.socket.terminate();
+        await say(text);
+      }
+      for (const member of members) {
+        await member.has(texts.length);
+        t.same(member.texts, texts);
+        t.same(member.losses, []);
+        await member.bridge.leave(group);
+      }
+      const left = await backend.ask("GET", `/v1/groups/${group}`);
+      t.match(left.json(), { recipients: 0, online: 0, items: [] });
+    }),
+  );
+}
+
 t.test("on a Cluster", async (t) => {
   const cluster = await clusterRedis(t);
   const pair = await start(t, cluster.url);
   await serves(t, pair);
   const [a, b] = pair.proxies.map(({ port }) => `ws://127.0.0.1:${port}`);
+  await gathers(t, pair);
   await usersAndBatches(t, pair.backend, [a ?? "", b ?? ""]);
 
   const { backend } = pair;

@@ -233,6 +233,56 @@ t.test(
   },
 );
 
+t.test("items to groups and to everybody", async (t) => {
+  const fake = setup(t);
+  fake.bridge.connect({ groups: ["room"] });
+  const group = { group: "room" };
+  const items =
+    line({ to: group, data: "1", ttl: 7, durability: "local" }) +
+    line({ to: { broadcast: true }, json: [2] }) +
+    line({ to: group, data: "3", delay: 9 }) +
+    line({ to: group, topic: "t" }) +
+    line({ to: group, durability: "replica" }) +
+    line({ to: { group: "$all" } });
+  t.match(parse((await post(fake, items)).body), [
+    { status: 202, accepted: { to: group, recipients: 1, status: "queued" } },
+    { status: 202, accepted: { to: { broadcast: true }, recipients: 1 } },
+    { status: 202, accepted: { to: group, status: "scheduled" } },
+    { status: 400, problem: { errors: [{ pointer: "/body/3/topic" }] } },
+    { status: 400, problem: { errors: [{ pointer: "/body/4/durability" }] } },
+    { status: 400 },
+  ]);
+  t.match(fake.bridge.published, [
+    { group: "room", body: Buffer.from("1"), ttlSeconds: 7 },
+    { group: "$all", contentType: "application/json" },
+    { group: "room", dueAtMs: Number },
+  ]);
+  const item = line({ to: group, data: "x", ttl: 9, idempotencyKey: "k" });
+  await post(fake, item);
+  await fake.app.inject({
+    method: "POST",
+    url: "/v1/groups/room/messages?ttl=9",
+    headers: {
+      host: "localhost",
+      "content-type": "text/plain",
+      "idempotency-key": "k",
+    },
+    payload: "x",
+  });
+  const [batched, single] = fake.bridge.published.slice(-2);
+  t.ok(single?.idempotency);
+  t.same(batched?.idempotency, single?.idempotency, "the same request");
+  const explained = await fake.app.inject({
+    method: "POST",
+    url: "/v1/batch?explain=1",
+    headers: { host: "localhost", "content-type": NDJSON },
+    payload: line({ to: group }),
+  });
+  t.match(parse(explained.body), [
+    { status: 400, problem: { errors: [{ pointer: "/query/explain" }] } },
+  ]);
+});
+
 t.test("Redis away is told for each item", async (t) => {
   const fake = setup(t);
   const to = { connection: fake.bridge.connect() };

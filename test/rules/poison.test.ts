@@ -95,7 +95,7 @@ async function deadly(t: Scope, scripts: readonly Script[]) {
       2,
     );
   const { receiptMs } = world.windows;
-  const receipts = new Receipts(world.redis, world.log, world.users, receiptMs);
+  const receipts = new Receipts(world.redis, world, receiptMs);
   const receipt = await receipts.read(pushed[1]?.messageId ?? "");
   const { status, reason } = receipt;
   return { seen: [...seen], sockets, status, reason };

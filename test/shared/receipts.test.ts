@@ -2,6 +2,7 @@
 import { EventEmitter } from "node:events";
 import t from "tap";
 import { messageId, newConnectionId } from "../../shared/ids.js";
+import type { Fanout } from "../../shared/fanout.js";
 import type { Fact, Log } from "../../shared/log.js";
 import { Receipts } from "../../shared/receipts.js";
 import type { RedisLink } from "../../shared/redis.js";
@@ -17,8 +18,11 @@ function receiptsOf(facts: () => Promise<Fact>): Receipts {
   });
   return new Receipts(
     { subscriptions } as unknown as RedisLink,
-    { facts } as unknown as Log,
-    {} as unknown as Users,
+    {
+      log: { facts } as unknown as Log,
+      users: {} as unknown as Users,
+      fanout: {} as unknown as Fanout,
+    },
     60_000,
   );
 }

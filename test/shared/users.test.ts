@@ -46,8 +46,8 @@ const to = (
 const prepareFor = async (world: World, userId: string) =>
   (await world.registry.prepare({ userId })).connectionId;
 
-const receiptsOf = ({ redis, log, users, windows }: World) =>
-  new Receipts(redis, log, users, windows.receiptMs);
+const receiptsOf = (world: World) =>
+  new Receipts(world.redis, world, world.windows.receiptMs);
 
 /** The same users in a process that dies at a step: what it would run there is refused. */
 function dying(world: World, at: Script): Users {

@@ -187,6 +187,7 @@ t.test("every other frame is as the contract says", async (t) => {
       lost: false,
       seq: 0,
       heartbeatMs: 20_000,
+      groups: { g: { epoch: "7", offset: 9, recovered: true } },
     });
     const said: unknown = JSON.parse(String(welcome?.data));
     t.ok(isWelcome(said), JSON.stringify(isWelcome.errors));
@@ -197,6 +198,8 @@ t.test("every other frame is as the contract says", async (t) => {
     speaker.drain(1_500),
     speaker.error(problem),
     speaker.result("r", problem),
+    speaker.done("r", { group: "g" }),
+    speaker.group("g", { epoch: "7", offset: 9, recovered: false }),
   ])
     t.ok(
       isServerFrame(JSON.parse(String(frame?.data))),
@@ -210,18 +213,43 @@ t.test("what clients say", async (t) => {
       Buffer.from(typeof value === "string" ? value : JSON.stringify(value)),
       false,
     );
-  t.same(read({ type: "ack", seq: 5, groups: {} }), { kind: "ack", seq: 5 });
+  t.match(read({ type: "ack", seq: 5 }), { kind: "ack", seq: 5 });
+  t.same(read({ type: "ack", groups: { g: 7 } }), {
+    kind: "ack",
+    seq: undefined,
+    groups: { g: 7 },
+  });
   t.same(read({ type: "pong" }), { kind: "pong" });
   t.match(read({ type: "event", event: "e", data: "x", ref: "1" }), {
     kind: "event",
     event: "e",
     ref: "1",
   });
-  for (const type of ["join", "leave", "publish"])
-    t.match(read({ type, group: "g", ref: "1" }), {
+  for (const type of ["join", "leave"])
+    t.same(read({ type, group: "g", ref: "1" }), {
+      kind: "group",
+      action: type,
+      group: "g",
+      ref: "1",
+    });
+  const json = { group: "g", data: "[1]", contentType: "application/json" };
+  t.same(read({ type: "publish", ...json }), {
+    kind: "group",
+    action: "publish",
+    ...json,
+    ref: undefined,
+  });
+  for (const bad of [
+    { type: "join", group: "$all", ref: "1" },
+    { type: "leave", ref: "1" },
+    { type: "publish", group: "g", ref: "1" },
+    { type: "publish", ...json, data: "[1", ref: "1" },
+    { type: "publish", ...json, contentType: "image/png", ref: "1" },
+  ])
+    t.match(read(bad), {
       kind: "refused",
       ref: "1",
-      error: { code: "forbidden" },
+      error: { code: "invalid_parameter" },
     });
   t.match(read({ type: "reply", replyTo: "x" }), { kind: "refused" });
   for (const bad of [
@@ -238,6 +266,8 @@ t.test("what clients say", async (t) => {
     { type: "ack", seq: 1.5 },
     { type: "ack", seq: "1" },
     { type: "ack", seq: 2 ** 53 },
+    { type: "ack", groups: 7 },
+    { type: "ack", seq: 1, groups: { g: -1 } },
     { type: "event" },
     { type: "event", event: 1 },
   ])

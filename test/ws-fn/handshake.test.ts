@@ -139,11 +139,27 @@ t.test("subprotocols", async (t) => {
 
 t.test("resume", async (t) => {
   t.equal(ask().resume, undefined);
-  t.same(ask({ url: "/ws?resume=r" }).resume, { token: "r", seq: 0 });
+  const offsets = new Map<string, number>();
+  t.same(ask({ url: "/ws?resume=r" }).resume, { token: "r", seq: 0, offsets });
   t.same(ask({ url: "/ws?resume=r&seq=1700000000000001" }).resume, {
     token: "r",
     seq: 1_700_000_000_000_001,
+    offsets,
   });
+  t.same(
+    ask({ url: "/ws?resume=r&groups=a%3A7,%24all%3A1700000000000001" }).resume
+      ?.offsets,
+    new Map([
+      ["a", 7],
+      ["$all", 1_700_000_000_000_001],
+    ]),
+  );
+  for (const groups of ["a", "a:", "a:x", ":7", "a:7;b:8", `a:${2 ** 53}`])
+    t.equal(
+      verdict({ url: `/ws?resume=r&groups=${groups}` }),
+      "invalid_parameter",
+      groups,
+    );
   for (const seq of [
     "-1",
     "1.5",

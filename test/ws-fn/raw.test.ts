@@ -10,6 +10,7 @@ const facts = {
   lost: true,
   seq: 1,
   heartbeatMs: 1,
+  groups: {},
 };
 
 t.test("the welcome tells the connection ID and no secret", async (t) => {

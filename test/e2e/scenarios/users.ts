@@ -97,6 +97,25 @@ export async function usersAndBatches(
   await a.has(a.messages.length + 1);
   t.equal(a.texts.at(-1), "due");
 
+  // All that the user has in a group, which a batch can reach.
+  const group = `room-${userId.length}${Math.random()}`;
+  const room = `/v1/groups/${group}`;
+  const here = `${room}/users/${encodeURIComponent(userId)}`;
+  t.match((await backend.ask("PUT", here)).json(), { connections: 2 });
+  const grouped = await backend.ask("POST", "/v1/batch", {
+    body: JSON.stringify([{ to: { group }, data: "to the group" }]),
+    headers: { "content-type": "application/json" },
+  });
+  t.match(grouped.json(), [
+    { status: 202, accepted: { to: { group }, recipients: 2, online: 2 } },
+  ]);
+  await until(
+    () => [a, b].every(({ texts }) => texts.includes("to the group")),
+    { ms: 20_000, message: "both got it" },
+  );
+  t.match((await backend.ask("DELETE", here)).json(), { connections: 2 });
+  t.match((await backend.ask("GET", room)).json(), { recipients: 0 });
+
   // A batch to the user and to each of its connections, in the order of the batch.
   const [first = "", second = ""] = tokens.map(
     ({ connectionId }) => connectionId,
