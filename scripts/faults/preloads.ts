@@ -13,6 +13,9 @@ export const blockable: Env = preload("block");
 /** The same, and nothing asks for the lease before a write (ws-fn/lease.ts). */
 export const unfenced: Env = preload("block", "unfenced");
 
+/** An append that is executed twice appends twice (delivery rule 3). */
+export const appendingTwice: Env = preload("append-twice");
+
 /** What the event loop of a process waits for; it has to be there before the signal. */
 export function blockFile(pid: number): string {
   return path.join(tmpdir(), `bridge-faults-${pid}.block`);
@@ -23,7 +26,7 @@ export function blockedLine(time: number): RegExp {
   return new RegExp(`^blocked ${time}$`);
 }
 
-function preload(...names: ("block" | "unfenced")[]): Env {
+function preload(...names: ("block" | "unfenced" | "append-twice")[]): Env {
   const files = names.map(
     (name) => new URL(`./preload/${name}.js`, import.meta.url).href,
   );

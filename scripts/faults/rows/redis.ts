@@ -1,7 +1,7 @@
 /** A5, A6, A7, A8: replies of Redis that are lost, connections to it that are cut, and Redis killed. */
 import type { TestProxy } from "../../lab/proxy.js";
 import { until } from "../../lab/until.js";
-import { without } from "../breaks.js";
+import { appendingTwice } from "../preloads.js";
 import { row, type Run } from "../row.js";
 import type { WorldSpec } from "../world.js";
 
@@ -55,7 +55,7 @@ const proxied: WorldSpec = {
 };
 const appendOnce = {
   name: "the append that is executed once, however often it is sent",
-  world: { ...proxied, env: without("append-once") },
+  world: { ...proxied, env: appendingTwice },
 };
 
 export const repliesToHttp = row<Cuts>({
