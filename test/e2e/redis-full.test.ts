@@ -201,6 +201,7 @@ t.test("a full Redis", async (t) => {
     await maxmemory(redis, Math.round(limit * 0.97));
     isRefused(t, await backend.ask("POST", "/v1/connections"));
     const refused = await upgrade(ws.url);
+    await maxmemory(redis, limit);
     if (refused === "open") throw new Error("a new connection was taken");
     t.equal(refused.statusCode, 503);
     t.match(refused.headers["retry-after"], /^[1-9]\d*$/);
