@@ -10,9 +10,6 @@ type Env = Readonly<Record<string, string>>;
 /** A function whose event loop stands still from SIGUSR2 until the file is gone that `blockFile` names. */
 export const blockable: Env = preload("block");
 
-/** The same, and nothing asks for the lease before a write (ws-fn/lease.ts). */
-export const unfenced: Env = preload("block", "unfenced");
-
 /** An append that is executed twice appends twice (delivery rule 3). */
 export const appendingTwice: Env = preload("append-twice");
 
@@ -26,7 +23,7 @@ export function blockedLine(time: number): RegExp {
   return new RegExp(`^blocked ${time}$`);
 }
 
-function preload(...names: ("block" | "unfenced" | "append-twice")[]): Env {
+function preload(...names: ("block" | "append-twice")[]): Env {
   const files = names.map(
     (name) => new URL(`./preload/${name}.js`, import.meta.url).href,
   );
