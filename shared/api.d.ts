@@ -1128,7 +1128,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1539,7 +1539,7 @@ export interface components {
                 "text/plain": components["schemas"]["PlainText"];
             };
         };
-        /** @description `redis_unavailable`, `outcome_unknown`; on a push or a new connection `redis_full`; on a push `no_replica`; on the socket `no_room`, and `redis_full` for a client without a connection. */
+        /** @description `redis_unavailable`, `outcome_unknown`; on a push or a new connection `redis_full`; on a push `no_replica`; on the socket `no_room`, `token_keys_unavailable`, and `redis_full` for a client without a connection. */
         Unavailable: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];

@@ -73,7 +73,7 @@ export class Tokens {
   async #read(): Promise<{ verify: JWTVerifyGetKey; sign: Signer }> {
     const source = this.#source;
     if (/^https?:\/\//.test(source)) {
-      const verify = createRemoteJWKSet(new URL(source));
+      const verify = fetched(createRemoteJWKSet(new URL(source)));
       // Public keys verify; what we sign ourselves needs a secret of our own.
       const own = await this.#generated();
       return { verify: either(own, verify), sign: await signer(own) };
@@ -96,7 +96,7 @@ export class Tokens {
       };
       return { verify: localKeys(set), sign: await signer(set) };
     }
-    const set = JSON.parse(await readFile(source, "utf8")) as JSONWebKeySet;
+    const set = await readKeys(source);
     const own = set.keys.some((key) => "k" in key || "d" in key)
       ? set
       : await this.#generated();
@@ -160,7 +160,7 @@ export class Tokens {
     );
   }
 
-  /** Checks a token. Throws token_invalid or token_expired. */
+  /** Checks a token. Throws token_invalid, token_expired, token_keys_unavailable, redis_unavailable. */
   async verify(token: string): Promise<TokenClaims> {
     let payload: JWTPayload;
     try {
@@ -209,6 +209,35 @@ function localKeys(set: JSONWebKeySet): JWTVerifyGetKey {
         : undefined);
     if (!secret) throw new errors.JWKSNoMatchingKey();
     return importJWK(secret, "HS256");
+  };
+}
+
+/** Says nothing of a token when the keys it could be checked with cannot be had. */
+const unavailable = (detail: string, cause: unknown) =>
+  new BridgeError("token_keys_unavailable", { detail }, cause);
+
+async function readKeys(file: string): Promise<JSONWebKeySet> {
+  try {
+    return JSON.parse(await readFile(file, "utf8")) as JSONWebKeySet;
+  } catch (error) {
+    throw unavailable("the file of TOKEN_KEYS cannot be read", error);
+  }
+}
+
+/** A key that is not in the set is the token's fault; a set that does not come is not. */
+function fetched(keys: JWTVerifyGetKey): JWTVerifyGetKey {
+  return async (header, token) => {
+    try {
+      return await keys(header, token);
+    } catch (error) {
+      if (
+        error instanceof errors.JWKSNoMatchingKey ||
+        error instanceof errors.JWKSMultipleMatchingKeys ||
+        error instanceof errors.JOSENotSupported
+      )
+        throw error;
+      throw unavailable("the address of TOKEN_KEYS does not answer", error);
+    }
   };
 }
 

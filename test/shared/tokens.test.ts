@@ -1,5 +1,7 @@
 /** Tokens: what is let in, what is not, and what a client may come back with. */
 import { writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import path from "node:path";
 import {
   exportJWK,
@@ -231,3 +233,39 @@ t.test(
     );
   },
 );
+
+t.test("keys that do not come say nothing of a token", async (t) => {
+  const { publicKey, privateKey } = await generateKeyPair("EdDSA");
+  const jwk = { ...(await exportJWK(publicKey)), kid: "one", alg: "EdDSA" };
+  let status = 500;
+  const server = createServer((_request, response) => {
+    response.writeHead(status, { "content-type": "application/json" });
+    response.end(JSON.stringify({ keys: [jwk] }));
+  });
+  t.teardown(() => server.close());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  const sign = (kid: string) =>
+    new SignJWT({ cid })
+      .setProtectedHeader({ alg: "EdDSA", kid })
+      .sign(privateKey);
+  const unavailable = { code: "token_keys_unavailable", status: 503 };
+
+  const tokens = new Tokens(`http://127.0.0.1:${port}/`, false, fakeRedis());
+  await t.rejects(tokens.verify(await sign("one")), unavailable);
+  status = 200;
+  t.match(await tokens.verify(await sign("one")), { connectionId: cid });
+  await t.rejects(tokens.verify(await sign("another")), invalid);
+  // Our own tokens need nobody else.
+  status = 500;
+  t.match(await tokens.verify(await tokens.forConnection(cid, "")), {
+    connectionId: cid,
+  });
+
+  const missing = new Tokens(
+    path.join(t.testdir(), "none"),
+    false,
+    fakeRedis(),
+  );
+  await t.rejects(missing.verify(await sign("one")), unavailable);
+});
