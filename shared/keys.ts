@@ -65,6 +65,9 @@ export const keys = {
   groupIdempotency: (name: string, hash: string) =>
     ofGroup(name, `idem:${hash}`),
 
+  /** Hash: the reply to a message, or that somebody waits for it; of a connection or a user. Expires by itself. `bridge:{c_…}:reply:<seq>` */
+  reply: (tag: string, place: string) => own(tag, `reply:${place}`),
+
   /** String, gone within a second: what a WAIT waits for (replication.ts). `bridge:{c_…}:witness` */
   witness: (tag: string) => own(tag, "witness"),
 

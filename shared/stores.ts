@@ -10,6 +10,7 @@ import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts } from "./registry.js";
+import { Replies, replyScripts } from "./replies.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 import { userScripts } from "./user-scripts.js";
@@ -25,6 +26,7 @@ export interface Stores {
   memberships: Memberships;
   queues: DeliveryQueues;
   users: Users;
+  replies: Replies;
   replication: Replication;
   tokens: Tokens;
   /** Takes away what an ended connection left: its memberships, its queue and its jobs. */
@@ -48,6 +50,7 @@ export function openStores(
       ...membershipScripts,
       ...replicationScripts,
       ...userScripts,
+      ...replyScripts,
       accuseScript,
     ],
     logger,
@@ -77,6 +80,7 @@ export function openStores(
   });
   const memberships = new Memberships(redis, registry, fanout, config);
   const queues = new DeliveryQueues(redis, logger);
+  const replies = new Replies(redis, limits);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
   return {
     redis,
@@ -87,7 +91,8 @@ export function openStores(
     fanout,
     memberships,
     queues,
-    users: new Users({ redis, registry, log, queues }, limits),
+    users: new Users({ redis, registry, log, queues, replies }, limits),
+    replies,
     replication: new Replication(redis, logger),
     tokens,
     async remove(connectionId) {

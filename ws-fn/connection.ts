@@ -47,6 +47,7 @@ import { SlowReader } from "./slow.js";
 import type { Frame, Speaker } from "./speaker.js";
 import { Suspicion } from "./suspicion.js";
 import { UpstreamLimit } from "./upstream.js";
+import { Voice, type VoiceDeps } from "./voice.js";
 
 /** A client that was told to move has this long after its slot. */
 const moveGraceMs = 5_000;
@@ -69,7 +70,7 @@ export interface Socket {
   resume(): void;
 }
 
-export interface ConnectionDeps extends GroupStores {
+export interface ConnectionDeps extends GroupStores, VoiceDeps {
   instance: string;
   log: Log;
   registry: Registry;
@@ -118,6 +119,7 @@ export class Connection {
   readonly #delivery: Delivery;
   readonly #reporter: Reporter;
   readonly #members: Members;
+  readonly #voice: Voice;
   readonly #slow: SlowReader;
   readonly #limit: UpstreamLimit;
   readonly #heartbeat: Heartbeat;
@@ -226,6 +228,12 @@ export class Connection {
       claim,
       this.#logger,
     );
+    this.#voice = new Voice(deps, {
+      connectionId,
+      userId: claim.identity.userId,
+      speaker,
+      write: (frame) => this.#write(frame),
+    });
     this.#worker = deps.queues.consume(connectionId, (signal) =>
       deliveryRun(
         {
@@ -521,10 +529,11 @@ export class Connection {
             ),
           );
         return;
+      case "reply":
+        void this.#voice.reply(said);
+        return;
       case "refused":
-        if (said.ref !== undefined)
-          this.#write(this.#speaker.result(said.ref, toProblem(said.error)));
-        else this.#write(this.#speaker.error(toProblem(said.error)));
+        this.#voice.refuse(said.ref, said.error);
         return;
       case "violation":
         this.#refuse(said.error, CLOSE_POLICY);

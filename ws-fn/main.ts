@@ -22,7 +22,7 @@ async function main(): Promise<void> {
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
   const { redis, memory, registry, log, fanout, memberships, queues } = stores;
-  const { users, replication, tokens } = stores;
+  const { users, replies, replication, tokens } = stores;
   const pulse = new Pulse();
   const feeds = new Feeds({ fanout, redis, logger, ...config });
   const server = new BridgeServer({
@@ -35,6 +35,7 @@ async function main(): Promise<void> {
     feeds,
     queues,
     users,
+    replies,
     redis,
     tokens,
     pulse,
