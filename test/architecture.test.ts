@@ -80,6 +80,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "shutdown.ts",
       "slots.ts",
       "time.ts",
+      "webhook-settings.ts",
     ],
     ["redis.ts"],
     ["events.ts"],
