@@ -3,6 +3,7 @@ import type { Config } from "./config.js";
 import { Events, eventScripts, type EventsOptions } from "./events.js";
 import { Fanout, fanoutScripts } from "./fanout.js";
 import { Log, logScripts } from "./log.js";
+import { laneScripts } from "./lane-scripts.js";
 import type { Logger } from "./logging.js";
 import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
@@ -14,6 +15,7 @@ import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 import { userScripts } from "./user-scripts.js";
 import { Users } from "./users.js";
+import { WebhookQueue } from "./webhook-queue.js";
 
 export interface Stores {
   redis: RedisLink;
@@ -24,6 +26,8 @@ export interface Stores {
   fanout: Fanout;
   memberships: Memberships;
   queues: DeliveryQueues;
+  /** Lanes of events that wait for the webhook. */
+  webhooks: WebhookQueue;
   users: Users;
   replication: Replication;
   tokens: Tokens;
@@ -44,6 +48,7 @@ export function openStores(
       ...logScripts,
       ...registryScripts,
       ...eventScripts,
+      ...laneScripts,
       ...fanoutScripts,
       ...membershipScripts,
       ...replicationScripts,
@@ -54,7 +59,8 @@ export function openStores(
   );
   const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
   void memory.look();
-  const events = new Events(redis, config);
+  const webhooks = new WebhookQueue(redis, logger);
+  const events = new Events(redis, config, webhooks);
   const registry = new Registry(redis, config, events);
   const limits = {
     maxMessages: config.logMaxMessages,
@@ -87,6 +93,7 @@ export function openStores(
     fanout,
     memberships,
     queues,
+    webhooks,
     users: new Users({ redis, registry, log, queues }, limits),
     replication: new Replication(redis, logger),
     tokens,
@@ -95,7 +102,7 @@ export function openStores(
       await queues.remove(connectionId);
     },
     async close() {
-      await queues.close();
+      await Promise.all([queues.close(), webhooks.close()]);
       redis.close();
     },
   };
