@@ -5,11 +5,14 @@
  * Positions follow the clock in microseconds and grow with every event. Each entry names the position before it, so a
  * reader sees when something between its own position and the next entry is not there any more.
  *
- * How an event is appended exactly once although its cause lies in another slot: see outbox.ts.
+ * How an event is appended exactly once although its cause lies in another slot: see outbox.ts. What the webhook is to
+ * be told of goes into its lane in the same script: see lane-scripts.ts.
  */
 import type { BridgeEvent, EventType } from "./api.js";
 import { channels, keys } from "./keys.js";
+import { enlane } from "./lane-scripts.js";
 import type { RedisLink, Script } from "./redis.js";
+import type { WebhookSettings } from "./webhook-settings.js";
 
 /** An event before it has its place in the stream. */
 export interface NewEvent {
@@ -42,6 +45,9 @@ export interface EventsOptions {
   eventsMax: number;
   /** … none longer than this, milliseconds. */
   eventsMs: number;
+  /** What the webhook wants, and how much of it may wait. */
+  webhook?:
+    Pick<WebhookSettings, "events" | "giveUpMs" | "pendingBytes"> | undefined;
   /** For tests: who read a mark this long ago (it stood still) must read it again. Default 30 s, in milliseconds. */
   standstillMs?: number;
 }
@@ -51,6 +57,10 @@ const standstillMs = 30_000;
 const settledAfter = 4;
 /** An identity whose mark may still be there is kept this long: longer than any mark (keys.ts, horizonMs). */
 const identityMs = 3 * 86_400_000;
+/** What waits for the webhook stays so much longer than it is tried, in case that nobody is awake to try. */
+const asleepMs = 7 * 86_400_000;
+/** Clients' own events may take this share of what may wait; the rest is for what becomes of connections. */
+const clientsShare = 0.8;
 /** CloudEvents `source`: which system speaks. */
 const source = "urn:push-bridge";
 
@@ -62,26 +72,37 @@ local function text(n) return string.format('%.0f', n) end
 `;
 
 /**
- * KEYS events last identities
- * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs, then identity, event, …
- * Returns 'stale', or how many were new.
+ * KEYS events last identities pending bodies lanes state
+ * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs 5 pendingBytes 6 what of it is for clients 7 pendingMs,
+ *   then identity, event, lane|'', client|'', …
+ * Returns 'stale', 'full', or {how many found no room in their lane, a lane that began, its generation, …}.
  */
 export const appendEventsScript: Script = {
   name: "bridgeAppendEvents",
-  keys: 3,
-  lua: `${clock}
+  keys: 7,
+  lua: `${clock}${enlane(4)}
 -- Stood still since it looked: the mark may be gone since, and this identity with it.
 if ARGV[1] ~= '' and ms - tonumber(ARGV[1]) > tonumber(ARGV[4]) then return 'stale' end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', text(ms))
+-- A client can be told to come back; what has become of a connection cannot.
+for i = 8, #ARGV, 4 do
+  if ARGV[i + 3] ~= '' and ARGV[i + 2] ~= '' and not hasRoom(ARGV[i + 1], tonumber(ARGV[6])) then return 'full' end
+end
 local last = redis.call('GET', KEYS[2]) or '0'
-local added = 0
-for i = 5, #ARGV, 2 do
+local added, missed, laned = 0, 0, false
+for i = 8, #ARGV, 4 do
   local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + ${identityMs}), ARGV[i]) == 1
   if fresh then
     local position = text(math.max(us, tonumber(last) + 1))
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], position .. '-0', 'p', last, 'e', ARGV[i + 1])
     last = position
     added = added + 1
+    if ARGV[i + 2] ~= '' and hasRoom(ARGV[i + 1], tonumber(ARGV[5])) then
+      enlane(ARGV[i + 2], position, ARGV[i + 1])
+      laned = true
+    elseif ARGV[i + 2] ~= '' then
+      missed = missed + 1
+    end
   end
 end
 if added > 0 then
@@ -90,7 +111,10 @@ if added > 0 then
   redis.call('PEXPIRE', KEYS[3], ${identityMs})
   redis.call('@publish', '${channels.events}', last)
 end
-return added
+if laned then
+  for k = 4, 7 do redis.call('PEXPIRE', KEYS[k], ARGV[7]) end
+end
+return {text(missed), unpack(begun)}
 `,
 };
 
@@ -134,40 +158,87 @@ export const eventScripts: readonly Script[] = [
   readEventsScript,
 ];
 
+/** A lane that has something to deliver again, and needs a job. */
+export interface BegunLane {
+  lane: string;
+  generation: string;
+}
+
+/** Whoever cares for the webhook's lanes. Neither may throw, and both may be late: a sweep finds the same. */
+export interface LaneKeeper {
+  begun(lanes: readonly BegunLane[]): Promise<void>;
+  /** So many events found no room in their lanes; they are in the stream only. */
+  missed(count: number): void;
+}
+
+const nobody: LaneKeeper = {
+  begun: () => Promise.resolve(),
+  missed: () => undefined,
+};
+
 /** The stream, in Redis. All methods throw `redis_unavailable` or `outcome_unknown` when Redis is away or silent. */
 export class Events {
   readonly #redis: RedisLink;
-  readonly #options: Required<EventsOptions>;
+  readonly #options: EventsOptions & { standstillMs: number };
+  readonly #keeper: LaneKeeper;
 
-  constructor(redis: RedisLink, options: EventsOptions) {
+  constructor(
+    redis: RedisLink,
+    options: EventsOptions,
+    keeper: LaneKeeper = nobody,
+  ) {
     this.#redis = redis;
     this.#options = { standstillMs, ...options };
+    this.#keeper = keeper;
   }
 
   /**
    * Appends those events that are new, in order. `readAtMs`: when (Redis's clock) the caller read what they tell of;
    * without it the identities must be the caller's own for three days. "stale" did nothing: look again, then append.
+   * "full" did nothing either: too much of clients' own events waits for the webhook.
    */
   async append(
     events: readonly NewEvent[],
     readAtMs?: number,
-  ): Promise<"ok" | "stale"> {
-    const { eventsMax, eventsMs, standstillMs } = this.#options;
-    const word = await this.#redis.run(
+  ): Promise<"ok" | "stale" | "full"> {
+    const { eventsMax, eventsMs, standstillMs, webhook } = this.#options;
+    const pendingBytes = webhook?.pendingBytes ?? 0;
+    const reply = await this.#redis.run(
       appendEventsScript,
-      [keys.events, keys.lastEvent, keys.eventIdentities],
+      [
+        keys.events,
+        keys.lastEvent,
+        keys.eventIdentities,
+        keys.webhookPending,
+        keys.webhookBodies,
+        keys.webhookLanes,
+        keys.webhookState,
+      ],
       [
         readAtMs ?? "",
         eventsMax,
         eventsMs,
         standstillMs,
+        pendingBytes,
+        Math.floor(pendingBytes * clientsShare),
+        (webhook?.giveUpMs ?? 0) + asleepMs,
         ...events.flatMap(({ id, type, subject, timeMs, data }) => {
           const time = new Date(timeMs).toISOString();
-          return [id, JSON.stringify({ id, type, subject, time, data })];
+          const wanted: ReadonlySet<string> | undefined = webhook?.events;
+          return [
+            id,
+            JSON.stringify({ id, type, subject, time, data }),
+            wanted?.has(type) ? subject : "",
+            (type as string) === "event" ? "client" : "",
+          ];
         }),
       ],
     );
-    return word === "stale" ? word : "ok";
+    if (reply === "stale" || reply === "full") return reply;
+    const [missed, ...begun] = (reply as unknown[]).map(String);
+    if (missed !== "0") this.#keeper.missed(Number(missed));
+    if (begun.length > 0) await this.#keeper.begun(pairs(begun));
+    return "ok";
   }
 
   /** Drops what is too old. `settled`: identities that nobody can append again but who has read their mark already. */
@@ -201,6 +272,14 @@ export class Events {
       gap: after > 0 && (before > after || after > newest),
     };
   }
+}
+
+/** From the flat list of a script's reply. */
+export function pairs(flat: readonly string[]): BegunLane[] {
+  const lanes: BegunLane[] = [];
+  for (let i = 0; i + 1 < flat.length; i += 2)
+    lanes.push({ lane: flat[i] ?? "", generation: flat[i + 1] ?? "" });
+  return lanes;
 }
 
 function placed(position: number, json: string): PlacedEvent {

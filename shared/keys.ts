@@ -91,6 +91,17 @@ export const keys = {
   lastEvent: "bridge:{events}:last",
   /** Sorted set: identities of events that somebody might append again, by when to forget them (ms). */
   eventIdentities: "bridge:{events}:identities",
+  // What waits for the webhook (lane-scripts.ts), in the slot of the events; a member is `<connection ID> <position>`.
+  /** Sorted set, all with score 0: which events wait, by connection and position. */
+  webhookPending: "bridge:{events}:pending",
+  /** Hash: those events, by the same members. */
+  webhookBodies: "bridge:{events}:bodies",
+  /** Sorted set: connections with something that waits, by when to look for their job (ms). */
+  webhookLanes: "bridge:{events}:lanes",
+  /** Hash: each lane's generation, owner and attempts; bytes that wait; what is known of the receiver. */
+  webhookState: "bridge:{events}:webhook",
+  /** String, for a day: who gave permission to send, and how often. */
+  webhookProof: "bridge:{events}:proof",
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 
@@ -98,6 +109,8 @@ export const keys = {
   queue: (id: string) => `{${id}}`,
   /** BullMQ queue of all scheduled pushes. */
   scheduleQueue: "{schedule}",
+  /** BullMQ queue of lanes that wait for the webhook. */
+  webhookQueue: "{webhooks}",
 } as const;
 
 /** The fixed keys of a connection, for expiry and removal. */

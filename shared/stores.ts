@@ -3,6 +3,7 @@ import type { Config } from "./config.js";
 import { Events, eventScripts, type EventsOptions } from "./events.js";
 import { Fanout, fanoutScripts } from "./fanout.js";
 import { Log, logScripts } from "./log.js";
+import { laneScripts } from "./lane-scripts.js";
 import type { Logger } from "./logging.js";
 import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
@@ -15,6 +16,7 @@ import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 import { userScripts } from "./user-scripts.js";
 import { Users } from "./users.js";
+import { WebhookQueue } from "./webhook-queue.js";
 
 export interface Stores {
   redis: RedisLink;
@@ -25,6 +27,8 @@ export interface Stores {
   fanout: Fanout;
   memberships: Memberships;
   queues: DeliveryQueues;
+  /** Lanes of events that wait for the webhook. */
+  webhooks: WebhookQueue;
   users: Users;
   replies: Replies;
   replication: Replication;
@@ -46,6 +50,7 @@ export function openStores(
       ...logScripts,
       ...registryScripts,
       ...eventScripts,
+      ...laneScripts,
       ...fanoutScripts,
       ...membershipScripts,
       ...replicationScripts,
@@ -57,7 +62,8 @@ export function openStores(
   );
   const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
   void memory.look();
-  const events = new Events(redis, config);
+  const webhooks = new WebhookQueue(redis, logger);
+  const events = new Events(redis, config, webhooks);
   const registry = new Registry(redis, config, events);
   const limits = {
     maxMessages: config.logMaxMessages,
@@ -91,6 +97,7 @@ export function openStores(
     fanout,
     memberships,
     queues,
+    webhooks,
     users: new Users({ redis, registry, log, queues, replies }, limits),
     replies,
     replication: new Replication(redis, logger),
@@ -100,7 +107,7 @@ export function openStores(
       await queues.remove(connectionId);
     },
     async close() {
-      await queues.close();
+      await Promise.all([queues.close(), webhooks.close()]);
       redis.close();
     },
   };

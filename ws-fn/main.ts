@@ -8,6 +8,7 @@ import { startChores } from "./chores.js";
 import { Feeds } from "./feeds.js";
 import { Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
+import { startWebhooks } from "./webhooks/webhooks.js";
 
 /** Leases and windows are looked at this often, but not more often than a third of a lease. */
 const choresEveryMs = 5_000;
@@ -55,6 +56,9 @@ async function main(): Promise<void> {
     logger,
     everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
   });
+  const webhooks =
+    config.webhook &&
+    startWebhooks({ stores, settings: config.webhook, logger });
   redis.subscriptions
     .watch(instance, (channel) => {
       redis.publish(channel, "").catch(() => undefined);
@@ -77,6 +81,7 @@ async function main(): Promise<void> {
         { name: "sockets", run: () => server.close() },
         { name: "groups", run: () => feeds.close() },
         { name: "pulse", run: () => pulse.close() },
+        { name: "webhooks", run: () => webhooks?.close() },
         { name: "stores", run: () => stores.close() },
       ],
       config.drainMs + 15_000,
