@@ -407,14 +407,15 @@ export interface paths {
          * Follow the events
          * @description What happens to connections, as CloudEvents 1.0 in JSON (`BridgeEvent`), each exactly once and in one order for
          *     all: `connected` once a connection was opened for the first time (not for each of its sockets), `disconnected`
-         *     once it has ended, `message.undelivered` for messages that can never arrive.
+         *     once it has ended, `message.undelivered` for messages that can never arrive, `event` for what a client says to the
+         *     backend.
          *
          *     Server-sent events unless `Accept` names `application/x-ndjson` (one event a line) or `text/plain` (one aligned
          *     line each). In the event stream `event` is the type and `id` the event's `position`; every 15 s a comment goes
          *     out with the `id` up to which there was nothing more for this reader (NDJSON: an empty line).
          *
          *     Without `Last-Event-ID` the stream begins with what happens from now on; with it, after that position; with
-         *     `0`, with the oldest event that is kept (`EVENTS_SECONDS`, an hour; `EVENTS_MAX`, 100,000). A position that is
+         *     `0`, with the oldest event that is kept (`EVENTS_SECONDS`, an hour; `EVENTS_MAX`, 100,000; `EVENTS_MAX_BYTES`, 128 MiB). A position that is
          *     not kept any more is never passed over in silence: an event of the type `gap` comes first, and then what there
          *     is.
          */
@@ -961,7 +962,7 @@ export interface components {
          * @description What happened.
          * @enum {string}
          */
-        EventType: "connected" | "disconnected" | "message.undelivered";
+        EventType: "connected" | "disconnected" | "message.undelivered" | "event";
         /** @description An event of the stream, a CloudEvents 1.0 event in JSON. */
         BridgeEvent: {
             /**
@@ -987,7 +988,7 @@ export interface components {
             datacontenttype: "application/json";
             position: components["schemas"]["EventPosition"];
             /** @description What is to be said of it, by type. */
-            data: components["schemas"]["ConnectedData"] | components["schemas"]["DisconnectedData"] | components["schemas"]["UndeliveredData"];
+            data: components["schemas"]["ConnectedData"] | components["schemas"]["DisconnectedData"] | components["schemas"]["UndeliveredData"] | components["schemas"]["ClientEventData"];
         };
         /** @description With `connected`. */
         ConnectedData: {
@@ -1039,6 +1040,21 @@ export interface components {
             reason: components["schemas"]["Reason"] | null;
             at: components["schemas"]["Timestamp"];
         };
+        /** @description With `event`. Events of one socket stand in the order of its frames. */
+        ClientEventData: {
+            /** @description The connection's user; null when it has none. */
+            userId: components["schemas"]["UserId"] | null;
+            event: components["schemas"]["EventName"];
+            /** @description Type of what follows. */
+            contentType: string;
+            /** @description What the client said, its exact text. */
+            data?: string;
+            /** @description The same when it is binary. */
+            dataBase64?: string;
+            ref?: components["schemas"]["Ref"];
+        } & (unknown | unknown);
+        /** @description Names what a client says; no control characters. `message` is what raw clients say. */
+        EventName: string;
         /**
          * @description In the stream of events: what happened between two positions is not kept any more (the reader was away for too
          *     long, or Redis has lost its history). List the connections to know where things stand.
@@ -1133,7 +1149,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "events_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1347,19 +1363,25 @@ export interface components {
                 [key: string]: components["schemas"]["Seq"];
             };
         } | unknown | unknown;
-        /** @description Something the client tells the backend. */
+        /**
+         * @description Something the client tells the backend. With `ref` a `result` says when it is stored, or why it is not; without one
+         *     an `error` says only the latter. The same frame again (`ref`, `event`, type and contents) on any socket of the
+         *     connection is the same event, for `RESUME_SECONDS` and a minute: so what had no result can be said again after a
+         *     resume, and a `ref` must not be used for another event in the life of a connection.
+         */
         EventFrame: {
             /**
              * @description Names the frame.
              * @constant
              */
             type: "event";
-            /** @description Name of the event. */
-            event: string;
-            /** @description Type of `data`. Default `text/plain`. */
+            event: components["schemas"]["EventName"];
+            /** @description Type of `data`. Default `text/plain`, with `dataBase64` `application/octet-stream`. */
             contentType?: string;
-            /** @description Payload. Default empty. */
+            /** @description What it says, as text; under a JSON type it must be JSON. Default empty. */
             data?: string;
+            /** @description The same as bytes, instead of `data`. */
+            dataBase64?: string;
             ref?: components["schemas"]["Ref"];
         };
         /**
@@ -1724,6 +1746,8 @@ export type ConnectedData = components['schemas']['ConnectedData'];
 export type DisconnectedData = components['schemas']['DisconnectedData'];
 export type UndeliveredData = components['schemas']['UndeliveredData'];
 export type UndeliveredMessage = components['schemas']['UndeliveredMessage'];
+export type ClientEventData = components['schemas']['ClientEventData'];
+export type EventName = components['schemas']['EventName'];
 export type EventGap = components['schemas']['EventGap'];
 export type Group = components['schemas']['Group'];
 export type UserMembership = components['schemas']['UserMembership'];

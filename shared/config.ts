@@ -255,6 +255,11 @@ const variables = {
     fallback: "100000",
     why: "events kept for GET /v1/events, about 400 bytes each; a reader further behind is told of the gap",
   },
+  EVENTS_MAX_BYTES: {
+    kind: number(1_048_576, 17_179_869_184, "bytes", true),
+    fallback: "134217728",
+    why: "the same in bytes: clients' own events may be large; three times as much as 100,000 small ones need",
+  },
   EVENTS_SECONDS: {
     kind: seconds(1, 604_800),
     fallback: "3600",
@@ -428,6 +433,7 @@ export interface Config {
   readonly receiptMs: number;
   readonly idempotencyMs: number;
   readonly eventsMax: number;
+  readonly eventsMaxBytes: number;
   readonly eventsMs: number;
   readonly leaseMs: number;
   readonly lingerMs: number;
@@ -543,6 +549,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     receiptMs: values.RECEIPT_SECONDS * 1_000,
     idempotencyMs: values.IDEMPOTENCY_SECONDS * 1_000,
     eventsMax: values.EVENTS_MAX,
+    eventsMaxBytes: values.EVENTS_MAX_BYTES,
     eventsMs: values.EVENTS_SECONDS * 1_000,
     leaseMs: values.LEASE_SECONDS * 1_000,
     lingerMs: values.LINGER_MS,

@@ -19,6 +19,8 @@ export interface NewEvent {
   /** Its identity: the same event has the same one, whoever tells of it. */
   id: string;
   type: EventType;
+  /** For how long its identity is known, milliseconds; default three days. What a client says is known for minutes. */
+  knownMs?: number;
   /** The connection it is about. */
   subject: string;
   /** When it happened, milliseconds since 1970. */
@@ -30,6 +32,8 @@ export interface NewEvent {
 export interface PlacedEvent {
   position: number;
   event: BridgeEvent;
+  /** Its size, about. */
+  bytes: number;
 }
 
 export interface EventPage {
@@ -41,8 +45,10 @@ export interface EventPage {
 }
 
 export interface EventsOptions {
-  /** About so many events are kept, and … */
+  /** About so many events are kept, … */
   eventsMax: number;
+  /** … of at most so many bytes together (the newest one always), and … */
+  eventsMaxBytes: number;
   /** … none longer than this, milliseconds. */
   eventsMs: number;
   /** What the webhook wants, and how much of it may wait. */
@@ -61,6 +67,12 @@ const identityMs = 3 * 86_400_000;
 const asleepMs = 7 * 86_400_000;
 /** Clients' own events may take this share of what may wait; the rest is for what becomes of connections. */
 const clientsShare = 0.8;
+/** What an event takes beside its text, bytes. */
+const overheadBytes = 128;
+/** Events that one append takes out for want of room, at most: a smaller limit is reached in steps. */
+const trimMax = 1_000;
+/** One read gives about so many bytes, at most. */
+const readBytesMax = 1_048_576;
 /** CloudEvents `source`: which system speaks. */
 const source = "urn:push-bridge";
 
@@ -72,29 +84,38 @@ local function text(n) return string.format('%.0f', n) end
 `;
 
 /**
- * KEYS events last identities pending bodies lanes state
- * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs 5 pendingBytes 6 what of it is for clients 7 pendingMs,
- *   then identity, event, lane|'', client|'', …
+ * KEYS events last identities pending bodies lanes state bytes
+ * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs 5 pendingBytes 6 what of it is for clients 7 pendingMs
+ *   8 eventsMaxBytes, then identity, event, lane|'', of a client's how long it is known (ms)|'', …
+ * Each entry tells the bytes of all events up to and with it, so that what is kept is known by its two ends.
  * Returns 'stale', 'full', or {how many found no room in their lane, a lane that began, its generation, …}.
  */
 export const appendEventsScript: Script = {
   name: "bridgeAppendEvents",
-  keys: 7,
+  keys: 8,
   lua: `${clock}${enlane(4)}
 -- Stood still since it looked: the mark may be gone since, and this identity with it.
 if ARGV[1] ~= '' and ms - tonumber(ARGV[1]) > tonumber(ARGV[4]) then return 'stale' end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', text(ms))
 -- A client can be told to come back; what has become of a connection cannot.
-for i = 8, #ARGV, 4 do
+for i = 9, #ARGV, 4 do
   if ARGV[i + 3] ~= '' and ARGV[i + 2] ~= '' and not hasRoom(ARGV[i + 1], tonumber(ARGV[6])) then return 'full' end
 end
 local last = redis.call('GET', KEYS[2]) or '0'
 local added, missed, laned = 0, 0, false
-for i = 8, #ARGV, 4 do
-  local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + ${identityMs}), ARGV[i]) == 1
+local bytes = redis.call('GET', KEYS[8])
+if not bytes then
+  local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  bytes = newest and newest[2][6] or '0'
+end
+bytes = tonumber(bytes)
+for i = 9, #ARGV, 4 do
+  local known = ARGV[i + 3] == '' and ${identityMs} or tonumber(ARGV[i + 3])
+  local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + known), ARGV[i]) == 1
   if fresh then
     local position = text(math.max(us, tonumber(last) + 1))
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], position .. '-0', 'p', last, 'e', ARGV[i + 1])
+    bytes = bytes + #ARGV[i + 1] + ${overheadBytes}
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], position .. '-0', 'p', last, 'e', ARGV[i + 1], 'c', text(bytes))
     last = position
     added = added + 1
     if ARGV[i + 2] ~= '' and hasRoom(ARGV[i + 1], tonumber(ARGV[5])) then
@@ -107,7 +128,15 @@ for i = 8, #ARGV, 4 do
 end
 if added > 0 then
   redis.call('SET', KEYS[2], last)
+  redis.call('SET', KEYS[8], text(bytes))
+  for _ = 1, bytes > tonumber(ARGV[8]) and ${trimMax} or 0 do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    local before = tonumber(oldest[2][6] or '0') - #oldest[2][4] - ${overheadBytes}
+    if bytes - before <= tonumber(ARGV[8]) or oldest[1] == last .. '-0' then break end
+    redis.call('XDEL', KEYS[1], oldest[1])
+  end
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('PEXPIRE', KEYS[8], ARGV[3])
   redis.call('PEXPIRE', KEYS[3], ${identityMs})
   redis.call('@publish', '${channels.events}', last)
 end
@@ -135,7 +164,7 @@ return 1
 `,
 };
 
-/** KEYS events last; ARGV after count eventsMs; returns {last, position, before, event, …}. */
+/** KEYS events last; ARGV after count eventsMs bytes; returns {last, position, before, event, …}. */
 const readEventsScript: Script = {
   name: "bridgeReadEvents",
   keys: 2,
@@ -143,10 +172,19 @@ const readEventsScript: Script = {
 local out = {redis.call('GET', KEYS[2]) or '0'}
 -- What is too old is not there, whether somebody has tidied or not.
 local from = math.max(tonumber(ARGV[1]) + 1, us - tonumber(ARGV[3]) * 1000)
-for _, row in ipairs(redis.call('XRANGE', KEYS[1], text(from), '+', 'COUNT', ARGV[2])) do
-  out[#out + 1] = string.match(row[1], '^%d+')
-  out[#out + 1] = row[2][2]
-  out[#out + 1] = row[2][4]
+local rows, bytes, start = 0, 0, text(from)
+while rows < tonumber(ARGV[2]) and bytes < tonumber(ARGV[4]) do
+  -- A few at a time: each may be large.
+  local page = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(16, tonumber(ARGV[2]) - rows))
+  for _, row in ipairs(page) do
+    out[#out + 1] = string.match(row[1], '^%d+')
+    out[#out + 1] = row[2][2]
+    out[#out + 1] = row[2][4]
+    bytes = bytes + #row[2][4]
+    rows = rows + 1
+    start = '(' .. row[1]
+  end
+  if #page < 16 then break end
 end
 return out
 `,
@@ -201,7 +239,8 @@ export class Events {
     events: readonly NewEvent[],
     readAtMs?: number,
   ): Promise<"ok" | "stale" | "full"> {
-    const { eventsMax, eventsMs, standstillMs, webhook } = this.#options;
+    const { eventsMax, eventsMaxBytes, eventsMs, standstillMs, webhook } =
+      this.#options;
     const pendingBytes = webhook?.pendingBytes ?? 0;
     const reply = await this.#redis.run(
       appendEventsScript,
@@ -213,6 +252,7 @@ export class Events {
         keys.webhookBodies,
         keys.webhookLanes,
         keys.webhookState,
+        keys.eventBytes,
       ],
       [
         readAtMs ?? "",
@@ -222,14 +262,15 @@ export class Events {
         pendingBytes,
         Math.floor(pendingBytes * clientsShare),
         (webhook?.giveUpMs ?? 0) + asleepMs,
-        ...events.flatMap(({ id, type, subject, timeMs, data }) => {
+        eventsMaxBytes,
+        ...events.flatMap(({ id, type, subject, timeMs, data, knownMs }) => {
           const time = new Date(timeMs).toISOString();
           const wanted: ReadonlySet<string> | undefined = webhook?.events;
           return [
             id,
             JSON.stringify({ id, type, subject, time, data }),
             wanted?.has(type) ? subject : "",
-            (type as string) === "event" ? "client" : "",
+            type === "event" ? (knownMs ?? identityMs) : "",
           ];
         }),
       ],
@@ -251,13 +292,13 @@ export class Events {
     );
   }
 
-  /** Up to `count` events after a position; 0 is before all of them, and then nothing is missing. */
+  /** Up to `count` events after a position, and about a MiB; 0 is before all of them, and then nothing is missing. */
   async read(after: number, count: number): Promise<EventPage> {
     const [last, ...rest] = (
       (await this.#redis.run(
         readEventsScript,
         [keys.events, keys.lastEvent],
-        [after, count, this.#options.eventsMs],
+        [after, count, this.#options.eventsMs, readBytesMax],
       )) as unknown[]
     ).map(String);
     const events: PlacedEvent[] = [];
@@ -288,6 +329,7 @@ function placed(position: number, json: string): PlacedEvent {
   };
   return {
     position,
+    bytes: json.length + overheadBytes,
     event: {
       specversion: "1.0",
       id: stored.id,

@@ -22,6 +22,9 @@ export const bullPrefix = "bull";
 const own = (connectionId: string, part: string) =>
   `bridge:{${connectionId}}:${part}`;
 
+/** What stands in braces in the keys of the stream of events. */
+export const eventsTag = "events";
+
 /** What stands in braces in the keys of a group. */
 export const groupTag = (name: string): string => `g:${name}`;
 
@@ -89,6 +92,8 @@ export const keys = {
   events: "bridge:{events}:stream",
   /** String: position of the newest event there ever was. Stays. */
   lastEvent: "bridge:{events}:last",
+  /** String: bytes of all events that were ever appended, as long as any of them is kept. */
+  eventBytes: "bridge:{events}:bytes",
   /** Sorted set: identities of events that somebody might append again, by when to forget them (ms). */
   eventIdentities: "bridge:{events}:identities",
   // What waits for the webhook (lane-scripts.ts), in the slot of the events; a member is `<connection ID> <position>`.

@@ -34,6 +34,11 @@ const envelopeBytes = 1_400;
 const textTypePattern =
   /^(text\/[\w.+-]{1,64}|application\/([\w.-]{1,64}\+)?json)( *; *charset=utf-8)?$/i;
 
+/** As in openapi.yaml (`EventName`). */
+const eventNamePattern = /^[^\p{Cc}\p{Surrogate}]{1,128}$/u;
+/** As in openapi.yaml (`Ref`). */
+const refMax = 64;
+
 const publishedAt = isoTimes();
 const expiresAt = isoTimes();
 
@@ -226,6 +231,8 @@ function read(data: Buffer, binary: boolean): Said {
     return violation("the frame is not JSON");
   }
   const ref = typeof said["ref"] === "string" ? said["ref"] : undefined;
+  if (ref !== undefined && (ref.length === 0 || ref.length > refMax))
+    return violation(`a ref has 1 to ${refMax} characters`);
   switch (said["type"]) {
     case "ack": {
       const { seq, groups } = said as { seq: unknown; groups: unknown };
@@ -249,7 +256,24 @@ function read(data: Buffer, binary: boolean): Said {
     case "event":
       if (typeof said["event"] !== "string")
         return violation("event needs a name in `event`");
-      return { kind: "event", event: said["event"], ref };
+      try {
+        if (!eventNamePattern.test(said["event"]))
+          throw new BridgeError("invalid_parameter", {
+            detail:
+              "an event's name has 1 to 128 characters, none of them a control character",
+          });
+        const { contentType, binary, body } = bodyOf(said);
+        return {
+          kind: "event",
+          event: said["event"],
+          ref,
+          contentType,
+          binary,
+          body,
+        };
+      } catch (error) {
+        return { kind: "refused", ref, error: error as Error };
+      }
     case "join":
     case "leave":
     case "publish":

@@ -23,7 +23,7 @@ async function main(): Promise<void> {
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
   const { redis, memory, registry, log, fanout, memberships, queues } = stores;
-  const { users, replies, replication, tokens } = stores;
+  const { users, events, replies, replication, tokens } = stores;
   const pulse = new Pulse();
   const feeds = new Feeds({ fanout, redis, logger, ...config });
   const server = new BridgeServer({
@@ -37,6 +37,7 @@ async function main(): Promise<void> {
     queues,
     users,
     replies,
+    events,
     redis,
     tokens,
     pulse,

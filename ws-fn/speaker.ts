@@ -49,7 +49,14 @@ export type Said =
     }
   | GroupRequest
   | { kind: "pong" }
-  | { kind: "event"; event: string; ref: string | undefined }
+  | {
+      kind: "event";
+      event: string;
+      ref: string | undefined;
+      contentType: string;
+      binary: boolean;
+      body: Buffer;
+    }
   | {
       kind: "reply";
       replyTo: string;
