@@ -159,7 +159,7 @@ t.test("on one Redis", async (t) => {
     const early = watchOrder(receiver);
     const [downs, backs] = [down().length, back().length];
     await receiver.down();
-    const ids = await appender.appendLanes(40, 2);
+    const ids = await appender.appendLanes(20, 2);
     await until(() => down().length > downs, patience);
     t.match(down().at(-1), {
       mode: "down",
