@@ -10,6 +10,8 @@ import { signatureHeaders } from "./signature.js";
 
 /** An answer's body is read up to here: what a frame to the client may hold (WS-LIM-1). */
 export const answerBytesMax = 262_144;
+/** A kept socket that breaks so soon was closed before it was used. Later the request may have been read, and worked on. */
+const staleSocketMs = 1_000;
 /** Sockets to the receiver at once; more posts wait, and their time runs. */
 const socketsMax = 64;
 /** CloudEvents `source`: which system speaks. */
@@ -161,6 +163,10 @@ export class WebhookSender {
       } catch (error) {
         return fail("address", (error as Error).message);
       }
+      // Wall clock: a process that stood still must not send again what others have sent meanwhile.
+      const startedAt = Date.now();
+      const mayRepeat = () =>
+        !settled && Date.now() - startedAt < staleSocketMs;
       const attempt = (again: boolean) => {
         const client = url.protocol === "https:" ? https : http;
         const started = client.request(url, {
@@ -172,8 +178,7 @@ export class WebhookSender {
         request = started;
         started.on("response", (response) => read(response, settle, fail));
         started.on("error", (error: NodeJS.ErrnoException) => {
-          // A kept socket that the other side has closed meanwhile: nobody has read this.
-          if (again && started.reusedSocket && !settled && isReset(error))
+          if (again && started.reusedSocket && isReset(error) && mayRepeat())
             return attempt(false);
           const { failure, reason } = explained(error);
           fail(failure, reason);

@@ -11,6 +11,8 @@ import { WebhookSender } from "./sender.js";
 
 /** Lanes whose job was lost are looked for this often. */
 const sweepEveryMs = 5_000;
+/** Until Redis answers at the start, the Worker is tried again after this long. */
+const startAgainMs = 250;
 
 export interface Webhooks {
   /** For what is asked and not delivered (`connect`). */
@@ -48,8 +50,10 @@ export function startWebhooks({
   let timer: NodeJS.Timeout | undefined;
 
   async function round(): Promise<void> {
+    let started = false;
     try {
       await webhooks.start((lane, signal) => delivery.run(lane, signal));
+      started = true;
       // Whoever appended them may have died, or been frozen, before it added their jobs.
       await webhooks.add(await lanes.lost());
     } catch (error) {
@@ -58,7 +62,7 @@ export function startWebhooks({
     if (!closing)
       timer = setTimeout(
         () => void round(),
-        everyMs * (0.75 + Math.random() / 2),
+        started ? everyMs * (0.75 + Math.random() / 2) : startAgainMs,
       );
   }
   void round();
