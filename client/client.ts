@@ -48,6 +48,14 @@ const ACK_INTERVAL_MS = 250;
 const GIVE_UP_MS = 120_000;
 /** The most that one attempt adds to the time above, so that a laptop's sleep does not count as failing. */
 const FAILURE_STEP_MS = BACKOFF_CAP_MS + WELCOME_DEADLINE_MS;
+/** What `send` and `reply` may use of the limits in `welcome`: acks and pongs need the rest. */
+const ACKS_A_SECOND = 4;
+/** The limits of a server that names none. */
+const MESSAGES_A_SECOND = 10;
+const BYTES_A_SECOND = 131_072;
+const FRAME_BYTES_MAX = 262_144;
+/** What waits for its result, at most: more says that the application is faster than it may be. */
+const OUTGOING_MAX = 100;
 /** How long `close()` waits for the other side's Close frame. */
 const CLOSE_DEADLINE_MS = 2_000;
 /** Close code for a socket given up by this client; from the range that may be retried, so the connection stays. */
@@ -119,6 +127,14 @@ interface Waiting extends Settle<Result> {
   readonly request: Request;
 }
 
+/** What must reach the backend once: it is sent again, under the same `ref`, until its result is here. */
+interface Outgoing extends Settle<Result> {
+  readonly text: string;
+  readonly bytes: number;
+  /** On this socket. */
+  isSent: boolean;
+}
+
 interface Settle<T> {
   resolve(value: T): void;
   reject(error: BridgeError): void;
@@ -155,6 +171,11 @@ class Connection implements Bridge {
   #failedAt: number;
 
   readonly #requests = new Map<string, Waiting>();
+  /** In the order in which they were given. */
+  readonly #outgoing = new Map<string, Outgoing>();
+  /** What of it was sent in the last second. */
+  readonly #spent: { at: number; bytes: number }[] = [];
+  #outgoingTimer: unknown;
   #lastRef = 0;
 
   constructor(url: string, options: Options) {
@@ -182,7 +203,9 @@ class Connection implements Bridge {
   }
 
   request(request: Request): Promise<Result> {
-    const ref = String(++this.#lastRef);
+    if (request.type === "event")
+      return this.#deliver(request, (result) => result);
+    const ref = this.#newRef();
     return new Promise((resolve, reject) => {
       this.#send({ ...request, ref });
       this.#requests.set(ref, { resolve, reject, request });
@@ -212,19 +235,41 @@ class Connection implements Bridge {
     );
   }
 
+  send(
+    event: string,
+    data: string | Uint8Array = "",
+    contentType?: string,
+  ): Promise<Result> {
+    return this.#deliver(
+      {
+        type: "event",
+        event,
+        ...(contentType === undefined ? {} : { contentType }),
+        ...payload(data),
+      },
+      (result) => result,
+    );
+  }
+
   reply(
     replyTo: string,
     body: string | Uint8Array,
     contentType?: string,
-  ): void {
-    this.#send({
-      type: "reply",
-      replyTo,
-      ...(contentType === undefined ? {} : { contentType }),
-      ...(typeof body === "string"
-        ? { data: body }
-        : { dataBase64: toBase64(body) }),
-    });
+  ): Promise<void> {
+    return this.#deliver(
+      {
+        type: "reply",
+        replyTo,
+        ...(contentType === undefined ? {} : { contentType }),
+        ...payload(body),
+      },
+      () => undefined,
+    );
+  }
+
+  /** Never used again in the life of the connection, by this page or one after it. */
+  #newRef(): string {
+    return `${this.#who}.${++this.#lastRef}`;
   }
 
   close(): Promise<void> {
@@ -256,6 +301,7 @@ class Connection implements Bridge {
   #finish(reason: BridgeError): void {
     this.#retryTimer = this.#clear(this.#retryTimer);
     this.#leaveLink();
+    this.#giveUpOutgoing("the connection ended before the result");
     this.#previous = undefined;
     this.#setState("closed");
     this.#settleReady.reject(reason);
@@ -267,6 +313,8 @@ class Connection implements Bridge {
     this.#link = undefined;
     this.#ackTimer = this.#clear(this.#ackTimer);
     this.#drainTimer = this.#clear(this.#drainTimer);
+    this.#outgoingTimer = this.#clear(this.#outgoingTimer);
+    for (const outgoing of this.#outgoing.values()) outgoing.isSent = false;
     if (link !== undefined) link.watchdog = this.#clear(link.watchdog);
     for (const { reject } of this.#requests.values()) {
       reject(
@@ -496,6 +544,10 @@ class Connection implements Bridge {
       this.#previous = undefined;
     }
     this.#ackSoon();
+    if (previousId !== undefined && !goesOn)
+      this.#giveUpOutgoing("the connection is gone, this is a new one");
+    this.#spent.length = 0;
+    this.#sendOutgoing();
     this.#settleReady.resolve(welcome);
     this.#setState("open");
     for (const loss of losses) this.#lost(loss);
@@ -610,15 +662,16 @@ class Connection implements Bridge {
 
   #result(frame: Frame & { type: "result" }): void {
     const { ref, error, ok } = frame;
-    const waiting = this.#requests.get(ref);
+    const request = this.#requests.get(ref)?.request;
+    const waiting = this.#requests.get(ref) ?? this.#outgoing.get(ref);
     this.#requests.delete(ref);
+    this.#outgoing.delete(ref);
     if (ok) {
-      if (waiting?.request.type === "leave")
-        this.#groups.delete(waiting.request.group);
-      if (waiting?.request.type === "join")
+      if (request?.type === "leave") this.#groups.delete(request.group);
+      if (request?.type === "join")
         this.#placed({
           type: "group",
-          group: waiting.request.group,
+          group: request.group,
           ...parseResult<GroupState>(frame),
         });
       waiting?.resolve(frame);
@@ -629,6 +682,80 @@ class Connection implements Bridge {
         }),
       );
     }
+  }
+
+  // Events and replies: in order, once, as fast as the server allows
+
+  #deliver<T>(frame: object, read: (result: Result) => T): Promise<T> {
+    const ref = this.#newRef();
+    const text = JSON.stringify({ ...frame, ref });
+    const bytes = new TextEncoder().encode(text).length;
+    const most = this.#welcome?.limits?.maxBytes ?? FRAME_BYTES_MAX;
+    const sent = new Promise<Result>((resolve, reject) => {
+      const refuse = (code: BridgeErrorCode, why: string) =>
+        reject(new BridgeError(code, `not sent: ${why}`));
+      if (this.#state === "closed") refuse("not_open", "closed");
+      else if (bytes > most) refuse("too_big", `${bytes} of ${most} bytes`);
+      else if (this.#outgoing.size >= OUTGOING_MAX)
+        refuse("busy", `${OUTGOING_MAX} wait for their results`);
+      else
+        this.#outgoing.set(ref, {
+          text,
+          bytes,
+          isSent: false,
+          resolve,
+          reject,
+        });
+    });
+    const result = sent.then(read);
+    // Who does not look at the result does not want to hear that there is none.
+    result.catch(() => undefined);
+    this.#sendOutgoing();
+    return result;
+  }
+
+  #sendOutgoing(): void {
+    const link = this.#link;
+    if (link?.welcomedAt === undefined || link.socket.readyState !== OPEN)
+      return;
+    if (this.#outgoingTimer !== undefined) return;
+    const { limits } = this.#welcome ?? {};
+    const messages = Math.max(
+      1,
+      (limits?.messagesPerSecond ?? MESSAGES_A_SECOND) - ACKS_A_SECOND,
+    );
+    const most = limits?.bytesPerSecond ?? BYTES_A_SECOND;
+    for (const outgoing of this.#outgoing.values()) {
+      if (outgoing.isSent) continue;
+      const now = this.#clock.now();
+      const spent = this.#spent;
+      while (spent[0] !== undefined && spent[0].at <= now - 1_000)
+        spent.shift();
+      const bytes = spent.reduce((sum, one) => sum + one.bytes, outgoing.bytes);
+      // One that is larger than a second's bytes has its second for itself.
+      if (
+        spent[0] !== undefined &&
+        (spent.length >= messages || bytes > most)
+      ) {
+        this.#outgoingTimer = this.#clock.setTimeout(
+          () => {
+            this.#outgoingTimer = undefined;
+            this.#sendOutgoing();
+          },
+          Math.max(1, spent[0].at + 1_000 - now),
+        );
+        return;
+      }
+      outgoing.isSent = true;
+      spent.push({ at: now, bytes: outgoing.bytes });
+      link.socket.send(outgoing.text);
+    }
+  }
+
+  #giveUpOutgoing(why: string): void {
+    for (const { reject } of this.#outgoing.values())
+      reject(new BridgeError("interrupted", why));
+    this.#outgoing.clear();
   }
 
   // Acks: the first at once, then one per interval, the last never forgotten
@@ -847,6 +974,9 @@ function fromBase64(slices: readonly string[]): Uint8Array | undefined {
     return undefined;
   }
 }
+
+const payload = (data: string | Uint8Array): object =>
+  typeof data === "string" ? { data } : { dataBase64: toBase64(data) };
 
 function toBase64(bytes: Uint8Array): string {
   return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));

@@ -104,9 +104,13 @@ export type BridgeErrorCode =
   | "server_error"
   /** Told to `onError` when there is no `onLost`. */
   | "lost"
-  /** `request` or `reply` while not `open`; nothing was sent. */
+  /** A request while not `open`, `send` and `reply` when closed; nothing was sent. */
   | "not_open"
-  /** The socket ended before the `result` came: it may have been done. */
+  /** `send` or `reply` of more bytes than a frame may have; nothing was sent. */
+  | "too_big"
+  /** `send` or `reply` while a hundred of them wait for their results; nothing was sent. */
+  | "busy"
+  /** The socket (of `send` and `reply`: the connection) ended before the `result` came: it may have been done. */
   | "interrupted"
   /** A `result` that is not ok: `problem`. */
   | "rejected";
@@ -178,8 +182,18 @@ export interface Bridge {
   readonly connectionId: string | undefined;
   /** The first `welcome`; rejects when it ends before that. */
   readonly ready: Promise<Welcome>;
-  /** Sends an event, joins, leaves or publishes; rejects with `not_open`, `interrupted` or `rejected`. */
+  /** Joins, leaves or publishes; rejects with `not_open`, `interrupted` or `rejected`. An event goes as with `send`. */
   request(request: Request): Promise<Result>;
+  /**
+   * Tells the backend something, once, in the order of the calls, however often the socket ends meanwhile: what has no
+   * result yet is sent again on the next one. Never faster than the server allows. Rejects with `rejected`, `interrupted`
+   * (the connection is gone), `not_open`, `too_big` or `busy`; nothing happens when nobody looks at that.
+   */
+  send(
+    event: string,
+    data?: string | Uint8Array,
+    contentType?: string,
+  ): Promise<Result>;
   /** Becomes a member: every message with a greater offset follows. Needs the permission `join:<group>`. */
   join(group: string): Promise<GroupState>;
   /** Is a member no more: everything up to the offset was sent, nothing after it follows. The same permission. */
@@ -190,8 +204,15 @@ export interface Bridge {
     data: string,
     contentType?: string,
   ): Promise<{ readonly id: string }>;
-  /** Answers a message with `replyTo`; the first answer wins. Throws `not_open`. */
-  reply(replyTo: string, body: string | Uint8Array, contentType?: string): void;
+  /**
+   * Answers a message with `replyTo`; resolves when the backend has this answer. The first answer wins, another one is
+   * `rejected` with the problem `already_answered`, or `message_not_found` when nobody waits. Otherwise as `send`.
+   */
+  reply(
+    replyTo: string,
+    body: string | Uint8Array,
+    contentType?: string,
+  ): Promise<void>;
   /** Ends the connection with an explicit 1000; resolves when the socket is gone. Any time, twice. */
   close(): Promise<void>;
 }

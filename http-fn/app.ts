@@ -162,7 +162,9 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     if (request.raw.socket.destroyed) logger.debug(line, "caller left");
     // A full Redis is told once when it begins and once when it ends (redis-memory.ts), whatever publishers do meanwhile.
     else if (known.code === "redis_full") logger.debug(line, "request refused");
-    else if (known.status < 500) logger.info(line, "request refused");
+    // A client that does not reply is no failure of ours.
+    else if (known.status < 500 || known.code === "reply_timeout")
+      logger.info(line, "request refused");
     else {
       const err = known.cause ?? known;
       // Our own mistake needs its stack; an absent Redis is one incident with a line for every request.
@@ -377,7 +379,12 @@ function checkAnswers(app: FastifyInstance, contract: Contract): void {
       method: request.method,
       path: request.routeOptions.url?.replaceAll(/:(\w+)/g, "{$1}"),
       status: reply.statusCode,
-      contentType: typeof type === "string" ? type : undefined,
+      // A reply is a client's: openapi.yaml says only that it may be of any type.
+      contentType: reply.hasHeader("reply-connection")
+        ? "*/*"
+        : typeof type === "string"
+          ? type
+          : undefined,
       // fastify cuts the body of an answer to HEAD off after this hook.
       body:
         typeof payload === "string" && request.method !== "HEAD" ? payload : "",

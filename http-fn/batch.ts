@@ -7,19 +7,18 @@ import { isUtf8 } from "node:buffer";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { BatchItem, BatchResult, ErrorCode } from "../shared/api.js";
 import { BridgeError, toProblem, type ErrorData } from "../shared/errors.js";
-import { accepts, toBridgeError, wantsText } from "./answer.js";
 import {
-  BODY_BYTES_MAX,
   checkBody,
-  checkEncoding,
+  fromBase64,
+  hasUtf8,
   mediaTypeOf,
   parseJson,
-  readBody,
-  tooLarge,
   type MediaType,
-} from "./body.js";
+} from "../shared/media.js";
+import { accepts, toBridgeError, wantsText } from "./answer.js";
+import { BODY_BYTES_MAX, checkEncoding, readBody, tooLarge } from "./body.js";
 import type { Bridge } from "./bridge.js";
-import type { ParametersOf } from "./contract.js";
+import { invalidParameter, type ParametersOf } from "./contract.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
 import { explain, send, toPush, type PushDefaults } from "./push-request.js";
@@ -208,6 +207,11 @@ class Batch {
   async #push(index: number, given: Line | Parsed): Promise<BatchResult> {
     const pointer = `/body/${index}`;
     const item = itemOf(given);
+    if (typeof item === "object" && item !== null && "expect" in item)
+      throw invalidParameter(
+        `${pointer}/expect`,
+        "is for a push of its own: a batch waits for nobody",
+      );
     this.#deps.checkItem(item, pointer);
     const { to, ...options } = item as BatchItem;
     const type = mediaTypeOf(options.contentType ?? usualType(options));
@@ -305,17 +309,15 @@ function bodyOf(
     });
   let body: Buffer;
   if (dataBase64 !== undefined) {
-    body = Buffer.from(dataBase64, "base64");
-    // Node skips what is no base64, and a message with holes is worse than none.
-    const length = dataBase64.replace(/=+$/, "").length;
-    if (Math.ceil((body.length * 4) / 3) !== length)
+    const bytes = fromBase64(dataBase64);
+    if (bytes === undefined)
       throw new BridgeError("invalid_body", {
         errors: [{ pointer: `${pointer}/dataBase64`, message: "is no base64" }],
       });
+    body = bytes;
   } else {
     const text = json === undefined ? (data ?? "") : JSON.stringify(json);
-    // Half of a surrogate pair has no UTF-8 form; it would arrive as another character.
-    if (/\p{Surrogate}/u.test(text))
+    if (!hasUtf8(text))
       throw new BridgeError("invalid_utf8", {
         errors: [
           { pointer: `${pointer}/data`, message: "has a lone surrogate" },

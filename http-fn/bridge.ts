@@ -13,6 +13,7 @@ import type {
 } from "../shared/api.js";
 import type { Following } from "../shared/event-feed.js";
 import type { GroupPublish } from "../shared/fanout.js";
+import type { Reply } from "../shared/replies.js";
 
 export interface Bridge {
   /** Throws redis_full, redis_unavailable, outcome_unknown. */
@@ -28,6 +29,15 @@ export interface Bridge {
   pushToUser(push: UserPush): Promise<Pushed>;
   /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
   settle(push: Push | UserPush, answer: StoredAnswer): Promise<void>;
+  /**
+   * The first reply to a message that asks (`replyMs`). Throws, when the signal aborts before there is one, reply_timeout;
+   * as soon as there can be none any more reply_impossible; outcome_unknown.
+   */
+  reply(
+    pushed: Pushed,
+    ask: { replyMs: number; hasKey: boolean },
+    signal: AbortSignal,
+  ): Promise<Reply>;
   /** Throws message_not_found. */
   receipt(messageId: string): Promise<Receipt>;
   /** First the current receipt, then each change; ends after a final one and when the signal aborts. */
@@ -107,6 +117,8 @@ export interface Push {
   overtaken?: () => boolean;
   /** Milliseconds the answer will wait for the final state; `settle` follows. */
   waitMs?: number;
+  /** The message asks: a reply is taken for so long, milliseconds. Throws reply_impossible when nobody can. */
+  replyMs?: number;
 }
 
 export interface UserPush extends Omit<

@@ -4,8 +4,9 @@ import type { PrepareRequest } from "../shared/api.js";
 import { CLOSE_BY_BACKEND, CLOSE_CODES } from "../shared/close-codes.js";
 import { BridgeError } from "../shared/errors.js";
 import { isConnectionId } from "../shared/ids.js";
+import { checkBody, parseJson } from "../shared/media.js";
 import { answer } from "./answer.js";
-import { checkBody, checkEncoding, parseJson, readBody } from "./body.js";
+import { checkEncoding, readBody } from "./body.js";
 import type { Bridge, ListQuery } from "./bridge.js";
 import {
   invalidParameter,

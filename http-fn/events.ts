@@ -144,16 +144,24 @@ const NDJSON: Form = {
   gap: ndjson,
   nothing: () => "\n",
 };
+/** What a line has room for of what a client said, characters. */
+const SAID_MAX = 80;
+
+/** An event in a few words, on one line. */
+function factOf(data: BridgeEvent["data"]): string {
+  if ("event" in data) {
+    const said = data.data ?? `(${data.contentType})`;
+    const shown = said.length > SAID_MAX ? `${said.slice(0, SAID_MAX)}…` : said;
+    return `${data.event}  ${shown.replaceAll(/\p{Cc}/gu, " ")}`.trimEnd();
+  }
+  if ("reason" in data) return data.reason;
+  return "count" in data ? `${data.count}` : data.protocol;
+}
+
 const TEXT: Form = {
   contentType: "text/plain; charset=utf-8",
   event: ({ time, type, subject, data }) => {
-    const fact =
-      "reason" in data
-        ? data.reason
-        : "count" in data
-          ? `${data.count}`
-          : data.protocol;
-    return `${time}  ${type.padEnd(19)}  ${subject}  ${fact}\n`;
+    return `${time}  ${type.padEnd(19)}  ${subject}  ${factOf(data)}\n`;
   },
   gap: ({ time, type, data }) =>
     `${time}  ${type.padEnd(19)}  events after ${data.after} are not kept any more\n`,

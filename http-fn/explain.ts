@@ -11,6 +11,7 @@ import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded, toProblem } from "../shared/errors.js";
 import type { Stores } from "../shared/stores.js";
 import type { Push, UserPush } from "./bridge.js";
+import { nobodyCanReply } from "./redis-asks.js";
 
 type Looks = Pick<Stores, "registry" | "log" | "users" | "replication">;
 
@@ -36,6 +37,9 @@ export function createExplain(
       pending: room.messages,
       pendingBytes: room.bytes,
       problem: room.full === undefined ? null : toProblem(room.full),
+      ...(push.replyMs === undefined
+        ? {}
+        : { canReply: protocol === null ? null : protocol !== "raw" }),
     };
   }
 
@@ -105,11 +109,14 @@ export function createExplain(
           (dueAtMs === undefined ? room.full : undefined);
       }
     }
+    if (push.replyMs !== undefined) refusal ??= nobodyCanReply(recipients);
     let known: Known = "none";
     if (idempotency) {
       const [first, busyUntil, ...rest] = stored.split(" ");
       // Before the answer there is the place, and of a connection's message the facts of its 202 (log-scripts.ts).
-      const isAnswered = rest.slice("userId" in push ? 1 : 4).join("") !== "";
+      const isAnswered =
+        rest.slice("userId" in push ? 1 : 4).join("") !== "" ||
+        push.replyMs !== undefined;
       if (stored === "") known = "new";
       else if (first !== idempotency.fingerprint) {
         known = "mismatch";
@@ -129,7 +136,7 @@ export function createExplain(
         "userId" in push
           ? { user: push.userId }
           : { connection: push.connectionId },
-      status: refusal?.status ?? 202,
+      status: refusal?.status ?? (push.replyMs === undefined ? 202 : 200),
       outcome:
         refusal !== undefined
           ? null

@@ -6,7 +6,7 @@ import type { Durability, Explanation, Target } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
 import { isConnectionId } from "../shared/ids.js";
 import { everybody } from "../shared/keys.js";
-import type { MediaType } from "./body.js";
+import type { MediaType } from "../shared/media.js";
 import type { Bridge, Publish, Push, Pushed, UserPush } from "./bridge.js";
 import { invalidParameter } from "./contract.js";
 import { fingerprint, idempotencyScope } from "./idempotency.js";
@@ -26,6 +26,7 @@ export interface PushOptions extends SelectionOptions {
   at?: string;
   durability?: Durability;
   idempotencyKey?: string;
+  expect?: "reply";
 }
 
 /** What holds when a push does not say. */
@@ -77,6 +78,7 @@ export function toPush(
                 options.at,
                 // Only when given, so that fingerprints from before it existed stay the same.
                 ...(durability === undefined ? [] : [durability]),
+                ...(options.expect === undefined ? [] : [options.expect]),
                 ...selecting,
               ],
               contentType: type.contentType,

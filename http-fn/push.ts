@@ -1,9 +1,14 @@
-/** POST a message to a connection, a user, a group or everybody: options and body in, 202 out, or 200 when the caller waits for the final state. */
+/**
+ * POST a message to a connection, a user, a group or everybody: options and body in, 202 out, or 200 when the caller waits
+ * for the final state or for a reply.
+ */
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Accepted, Receipt, Target } from "../shared/api.js";
+import { checkBody, mediaTypeOf } from "../shared/media.js";
 import { isFinal } from "../shared/receipts.js";
 import { answer } from "./answer.js";
-import { checkBody, checkEncoding, mediaTypeOf, readBody } from "./body.js";
+import { answerWithReply, askOf, replyMsOf } from "./ask.js";
+import { checkEncoding, readBody } from "./body.js";
 import type { Bridge, Pushed, StoredAnswer } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
 import type { LiveRequests } from "./live-requests.js";
@@ -22,7 +27,13 @@ const WAIT_SECONDS_MAX = 60;
 export interface PushDeps extends PushDefaults {
   bridge: Pick<
     Bridge,
-    "push" | "pushToUser" | "publish" | "settle" | "follow" | "explain"
+    | "push"
+    | "pushToUser"
+    | "publish"
+    | "settle"
+    | "follow"
+    | "explain"
+    | "reply"
   >;
   live: LiveRequests;
   /** How long a body may take, milliseconds. */
@@ -46,7 +57,9 @@ export function pushTo(
     const to = target(request);
     const type = mediaTypeOf(request.headers["content-type"]);
     checkEncoding(request.headers["content-encoding"]);
-    const waitMs = waitOf(options);
+    const wait = waitOf(options);
+    const waitMs = wait ?? 0;
+    const askMs = askOf(options, wait);
     // Wrong options are refused before the body is read.
     const given = {
       to,
@@ -59,14 +72,24 @@ export function pushTo(
     const body = await readBody(request.raw, bodyMs);
     checkBody(body, type);
     const push = toPush({ ...given, body }, defaults);
+    const replyMs = askMs === undefined ? 0 : replyMsOf(askMs, push);
+    if (askMs !== undefined && !("group" in push)) push.replyMs = replyMs;
     if (options.explain === 1) {
       reply.header("cache-control", "no-store");
       return answer(request, reply, 200, await explain(bridge, push));
     }
-    if (waitMs > 0 && !("group" in push)) push.waitMs = waitMs;
+    // Who asks waits for the reply, and so may every repetition of the request at the same time.
+    if (waitMs > 0 && askMs === undefined && !("group" in push))
+      push.waitMs = waitMs;
 
     const pushed = await send(bridge, push);
     reply.header("location", `/v1/messages/${pushed.messageId}`);
+    if (askMs !== undefined)
+      return answerWithReply(reply, { bridge, live }, pushed, {
+        waitMs: askMs,
+        replyMs,
+        hasKey: push.idempotency !== undefined,
+      });
     if (pushed.replayed !== undefined)
       return replay(request, reply, pushed, pushed.replayed);
     if (waitMs === 0) return answer(request, reply, 202, pushed.accepted);
@@ -124,11 +147,13 @@ function accepted(first: Accepted, receipt: Receipt | undefined): Accepted {
   return receipt === undefined ? first : { ...first, status: receipt.status };
 }
 
-function waitOf({ wait, Prefer }: Options): number {
+/** Milliseconds; undefined when the push does not say. */
+function waitOf({ wait, Prefer }: Options): number | undefined {
   const preferred = Prefer === undefined ? undefined : preferredWait(Prefer);
   if (wait !== undefined && preferred !== undefined && wait !== preferred)
     throw invalidParameter("/query/wait", "differs from the header Prefer");
-  return (wait ?? preferred ?? 0) * 1_000;
+  const seconds = wait ?? preferred;
+  return seconds === undefined ? undefined : seconds * 1_000;
 }
 
 /**

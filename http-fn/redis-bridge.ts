@@ -22,6 +22,7 @@ import { confirmWithinMs } from "../shared/replication.js";
 import { isoTimes } from "../shared/time.js";
 import { openStores } from "../shared/stores.js";
 import { createExplain } from "./explain.js";
+import { createAsks } from "./redis-asks.js";
 import { createGroups } from "./redis-groups.js";
 import type {
   Bridge,
@@ -74,6 +75,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     config.receiptMs,
   );
   const feed = new EventFeed(events, redis);
+  const asks = createAsks(stores, receipts);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -92,6 +94,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
       ...(push.topic === undefined ? {} : { topic: push.topic }),
       ...(push.durability ? { durability: push.durability } : {}),
       ...(push.overtaken ? { overtaken: push.overtaken } : {}),
+      ...(push.replyMs === undefined ? {} : { replyMs: push.replyMs }),
       ...(push.idempotency
         ? {
             idempotency: {
@@ -153,14 +156,16 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
   }
 
   /**
-   * Before anything is stored. Throws redis_full, but not at a request that was taken before: it adds nothing, and its
+   * Before anything is stored. Throws redis_full and reply_impossible, but not at a request that was taken before: it adds nothing, and its
    * publisher must not hear that its message is not there.
    */
   async function admit(
     tag: string,
-    { body, dueAtMs, idempotency }: Push | UserPush | Publish,
+    push: Push | UserPush | Publish,
   ): Promise<void> {
+    const { body, dueAtMs, idempotency } = push;
     try {
+      if ("replyMs" in push) await asks.checkAsk(push);
       const known = memory.admit(tag, body.length);
       if (known) await known;
       if (dueAtMs !== undefined)
@@ -394,6 +399,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     push,
     pushToUser,
     settle,
+    reply: asks.reply,
     receipt: (messageId) => receipts.read(messageId),
     follow: (messageId, signal) => receipts.follow(messageId, signal),
     recall,

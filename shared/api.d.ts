@@ -86,6 +86,8 @@ export interface paths {
          *     JSON type must parse; the bytes are never changed. A byte order mark under a JSON type is refused.
          *
          *     Order: messages arrive in the order in which they were accepted.
+         *
+         *     `expect=reply` asks the client: the answer is what it replies, its bytes as the body.
          */
         post: operations["pushToConnection"];
         delete?: never;
@@ -165,7 +167,8 @@ export interface paths {
          *     soon as one connection has it; what becomes of it at the others `deliveries` goes on telling. While none has, it
          *     is the furthest of those that may still change; when none may, what the last of them ended as. A recall takes it
          *     from all that do not have it yet, and is 200 only when nobody has it. `log_full` comes when it would be refused by
-         *     all, or when too much waits for the user. `durability=replica` is not offered here.
+         *     all, or when too much waits for the user. `durability=replica` is not offered here. With `expect=reply` the first
+         *     client of the user that replies is the one that counts.
          */
         post: operations["pushToUser"];
         delete?: never;
@@ -192,7 +195,7 @@ export interface paths {
          *
          *     Items are as independent as single pushes: a bad one stops none of the others. Those for the same target arrive
          *     in the order of the batch. An item with an idempotency key is the same request as its single push, so either may
-         *     repeat the other. There is no `wait`; the receipts tell. Items to a group or to everybody have no `topic`, `filter`
+         *     repeat the other. There is no `wait` and no `expect`; the receipts tell. Items to a group or to everybody have no `topic`, `filter`
          *     or `except`, and `explain=1` is refused for them.
          *
          *     Limits: 10,000 items, 6,291,456 bytes, 794,624 bytes per item (and 262,144 per message), a minute, 10 s of
@@ -404,14 +407,15 @@ export interface paths {
          * Follow the events
          * @description What happens to connections, as CloudEvents 1.0 in JSON (`BridgeEvent`), each exactly once and in one order for
          *     all: `connected` once a connection was opened for the first time (not for each of its sockets), `disconnected`
-         *     once it has ended, `message.undelivered` for messages that can never arrive.
+         *     once it has ended, `message.undelivered` for messages that can never arrive, `event` for what a client says to the
+         *     backend.
          *
          *     Server-sent events unless `Accept` names `application/x-ndjson` (one event a line) or `text/plain` (one aligned
          *     line each). In the event stream `event` is the type and `id` the event's `position`; every 15 s a comment goes
          *     out with the `id` up to which there was nothing more for this reader (NDJSON: an empty line).
          *
          *     Without `Last-Event-ID` the stream begins with what happens from now on; with it, after that position; with
-         *     `0`, with the oldest event that is kept (`EVENTS_SECONDS`, an hour; `EVENTS_MAX`, 100,000). A position that is
+         *     `0`, with the oldest event that is kept (`EVENTS_SECONDS`, an hour; `EVENTS_MAX`, 100,000; `EVENTS_MAX_BYTES`, 128 MiB). A position that is
          *     not kept any more is never passed over in silence: an event of the type `gap` comes first, and then what there
          *     is.
          */
@@ -801,6 +805,8 @@ export interface components {
             pending: number;
             /** @description What they count for. */
             pendingBytes: number;
+            /** @description With `expect=reply`, whether its client can; null while none has connected. */
+            canReply?: boolean | null;
             /** @description What would refuse it there; null when nothing does. */
             problem: components["schemas"]["Problem"] | null;
         };
@@ -956,7 +962,7 @@ export interface components {
          * @description What happened.
          * @enum {string}
          */
-        EventType: "connected" | "disconnected" | "message.undelivered";
+        EventType: "connected" | "disconnected" | "message.undelivered" | "event";
         /** @description An event of the stream, a CloudEvents 1.0 event in JSON. */
         BridgeEvent: {
             /**
@@ -982,7 +988,7 @@ export interface components {
             datacontenttype: "application/json";
             position: components["schemas"]["EventPosition"];
             /** @description What is to be said of it, by type. */
-            data: components["schemas"]["ConnectedData"] | components["schemas"]["DisconnectedData"] | components["schemas"]["UndeliveredData"];
+            data: components["schemas"]["ConnectedData"] | components["schemas"]["DisconnectedData"] | components["schemas"]["UndeliveredData"] | components["schemas"]["ClientEventData"];
         };
         /** @description With `connected`. */
         ConnectedData: {
@@ -1034,6 +1040,21 @@ export interface components {
             reason: components["schemas"]["Reason"] | null;
             at: components["schemas"]["Timestamp"];
         };
+        /** @description With `event`. Events of one socket stand in the order of its frames. */
+        ClientEventData: {
+            /** @description The connection's user; null when it has none. */
+            userId: components["schemas"]["UserId"] | null;
+            event: components["schemas"]["EventName"];
+            /** @description Type of what follows. */
+            contentType: string;
+            /** @description What the client said, its exact text. */
+            data?: string;
+            /** @description The same when it is binary. */
+            dataBase64?: string;
+            ref?: components["schemas"]["Ref"];
+        } & (unknown | unknown);
+        /** @description Names what a client says; no control characters. `message` is what raw clients say. */
+        EventName: string;
         /**
          * @description In the stream of events: what happened between two positions is not kept any more (the reader was away for too
          *     long, or Redis has lost its history). List the connections to know where things stand.
@@ -1128,7 +1149,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "events_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1162,8 +1183,10 @@ export interface components {
             errors?: components["schemas"]["FieldError"][];
             /** @description With `connection_ended`, when it ended. */
             endedAt?: components["schemas"]["Timestamp"];
-            /** @description With `connection_ended`, why it ended. */
+            /** @description With `connection_ended` why it ended; with `reply_impossible` why the message or its connection did. */
             reason?: components["schemas"]["Reason"];
+            /** @description With `reply_timeout`, `reply_impossible` and a lost reply, the message that asked. */
+            message?: components["schemas"]["MessageId"];
         };
         /**
          * @description How a socket ends. Come back after 1006, 1011, 1012, 1013 and 4000 to 4499; do not after 1000, 1008, 1009 and
@@ -1263,7 +1286,7 @@ export interface components {
             /** @description How many frames carry this message; absent when one does. */
             parts?: number;
             /** @description Present when the backend waits for an answer; goes into `ReplyFrame`. */
-            replyTo?: string;
+            replyTo?: components["schemas"]["MessageId"];
         } & ((unknown | unknown) & (unknown | unknown));
         /** @description The answer to a client frame that had a `ref`. */
         ResultFrame: {
@@ -1340,22 +1363,32 @@ export interface components {
                 [key: string]: components["schemas"]["Seq"];
             };
         } | unknown | unknown;
-        /** @description Something the client tells the backend. */
+        /**
+         * @description Something the client tells the backend. With `ref` a `result` says when it is stored, or why it is not; without one
+         *     an `error` says only the latter. The same frame again (`ref`, `event`, type and contents) on any socket of the
+         *     connection is the same event, for `RESUME_SECONDS` and a minute: so what had no result can be said again after a
+         *     resume, and a `ref` must not be used for another event in the life of a connection.
+         */
         EventFrame: {
             /**
              * @description Names the frame.
              * @constant
              */
             type: "event";
-            /** @description Name of the event. */
-            event: string;
-            /** @description Type of `data`. Default `text/plain`. */
+            event: components["schemas"]["EventName"];
+            /** @description Type of `data`. Default `text/plain`, with `dataBase64` `application/octet-stream`. */
             contentType?: string;
-            /** @description Payload. Default empty. */
+            /** @description What it says, as text; under a JSON type it must be JSON. Default empty. */
             data?: string;
+            /** @description The same as bytes, instead of `data`. */
+            dataBase64?: string;
             ref?: components["schemas"]["Ref"];
         };
-        /** @description The client's answer to a message that had `replyTo`; the first one wins. */
+        /**
+         * @description The client's answer to a message that had `replyTo`; the first one wins. With `ref` a `result` says whether this one
+         *     did: `message_not_found` when nobody waits (any more), `already_answered` when another one was first. The same reply
+         *     again, on whatever socket of the connection, is the same reply.
+         */
         ReplyFrame: {
             /**
              * @description Names the frame.
@@ -1363,13 +1396,14 @@ export interface components {
              */
             type: "reply";
             /** @description From the message. */
-            replyTo: string;
-            /** @description Type of the answer. Default `text/plain`. */
+            replyTo: components["schemas"]["MessageId"];
+            /** @description Type of the answer. Default `text/plain`, with `dataBase64` `application/octet-stream`. */
             contentType?: string;
-            /** @description The answer, when it is text. */
+            /** @description The answer, when it is text. Default empty. */
             data?: string;
-            /** @description The answer, when it is binary. */
+            /** @description The answer's bytes, instead of `data`. */
             dataBase64?: string;
+            ref?: components["schemas"]["Ref"];
         };
         /**
          * @description Become a member; needs the permission `join:<group>`. The `result` carries `{group, epoch, offset}` as JSON: every
@@ -1467,7 +1501,7 @@ export interface components {
                 "text/plain": components["schemas"]["PlainText"];
             };
         };
-        /** @description `already_sent`, `already_final`, `may_have_been_delivered`; on a push `idempotency_in_progress`; on the socket `overtaken`. */
+        /** @description `already_sent`, `already_final`, `may_have_been_delivered`; on a push `idempotency_in_progress` and, with `expect`, `reply_impossible`; on the socket `overtaken`. */
         Conflict: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
@@ -1532,6 +1566,17 @@ export interface components {
         TooMany: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+                "text/plain": components["schemas"]["PlainText"];
+            };
+        };
+        /** @description `reply_timeout`: no reply came in time; `message` names what was asked. */
+        NoReply: {
+            headers: {
+                Location: components["headers"]["MessageLocation"];
                 [name: string]: unknown;
             };
             content: {
@@ -1609,6 +1654,16 @@ export interface components {
         /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
         WaitQuery: number;
         /**
+         * @description `reply` asks the client. The answer is its first reply: 200, the reply's bytes as the body, its type as
+         *     `Content-Type`, who replied in `Reply-Connection`. `wait` (`Prefer: wait=n`) is how long to wait for it, 1 to 60,
+         *     10 when it is not said. None in that time is 504 `reply_timeout`; as soon as none can come any more
+         *     (the message is final without having reached anybody, its connection ended, only raw sockets are there) the answer is
+         *     409 `reply_impossible`. Either names the message, whose receipt goes on: it may still arrive, up to its `ttl`. With an
+         *     idempotency key a retry never asks twice: it waits on, for its own `wait`, or gets the reply that came up to a minute
+         *     after the first wait, for 24 h. Not with `delay` and `at`. There is no header form: HTTP's `Expect` is another thing.
+         */
+        ExpectQuery: "reply";
+        /**
          * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
          *     refuse it. Nothing is sent or stored.
          */
@@ -1630,6 +1685,8 @@ export interface components {
         ConnectionLocation: string;
         /** @description `wait=n` when the answer waited for the final state for up to n seconds (RFC 7240). */
         PreferenceApplied: string;
+        /** @description With `expect=reply`, the connection whose client replied. */
+        ReplyConnection: components["schemas"]["ConnectionId"];
         /** @description `true` when this is the first answer to the same request again. */
         IdempotencyReplayed: "true";
         /** @description Seconds after which asking again makes sense. */
@@ -1689,6 +1746,8 @@ export type ConnectedData = components['schemas']['ConnectedData'];
 export type DisconnectedData = components['schemas']['DisconnectedData'];
 export type UndeliveredData = components['schemas']['UndeliveredData'];
 export type UndeliveredMessage = components['schemas']['UndeliveredMessage'];
+export type ClientEventData = components['schemas']['ClientEventData'];
+export type EventName = components['schemas']['EventName'];
 export type EventGap = components['schemas']['EventGap'];
 export type Group = components['schemas']['Group'];
 export type UserMembership = components['schemas']['UserMembership'];
@@ -1731,6 +1790,7 @@ export type ResponseUnsupportedMediaType = components['responses']['UnsupportedM
 export type ResponseIdempotencyMismatch = components['responses']['IdempotencyMismatch'];
 export type ResponseUpgradeRequired = components['responses']['UpgradeRequired'];
 export type ResponseTooMany = components['responses']['TooMany'];
+export type ResponseNoReply = components['responses']['NoReply'];
 export type ResponseUnavailable = components['responses']['Unavailable'];
 export type ResponseProblem = components['responses']['Problem'];
 export type ParameterConnectionIdPath = components['parameters']['ConnectionIdPath'];
@@ -1751,12 +1811,14 @@ export type ParameterIdempotencyKeyHeader = components['parameters']['Idempotenc
 export type ParameterIdempotencyKeyQuery = components['parameters']['IdempotencyKeyQuery'];
 export type ParameterPreferHeader = components['parameters']['PreferHeader'];
 export type ParameterWaitQuery = components['parameters']['WaitQuery'];
+export type ParameterExpectQuery = components['parameters']['ExpectQuery'];
 export type ParameterExplainQuery = components['parameters']['ExplainQuery'];
 export type ParameterDurabilityHeader = components['parameters']['DurabilityHeader'];
 export type ParameterDurabilityQuery = components['parameters']['DurabilityQuery'];
 export type HeaderMessageLocation = components['headers']['MessageLocation'];
 export type HeaderConnectionLocation = components['headers']['ConnectionLocation'];
 export type HeaderPreferenceApplied = components['headers']['PreferenceApplied'];
+export type HeaderReplyConnection = components['headers']['ReplyConnection'];
 export type HeaderIdempotencyReplayed = components['headers']['IdempotencyReplayed'];
 export type HeaderRetryAfter = components['headers']['RetryAfter'];
 export type HeaderAllow = components['headers']['Allow'];
@@ -2000,6 +2062,16 @@ export interface operations {
                 /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
                 wait?: components["parameters"]["WaitQuery"];
                 /**
+                 * @description `reply` asks the client. The answer is its first reply: 200, the reply's bytes as the body, its type as
+                 *     `Content-Type`, who replied in `Reply-Connection`. `wait` (`Prefer: wait=n`) is how long to wait for it, 1 to 60,
+                 *     10 when it is not said. None in that time is 504 `reply_timeout`; as soon as none can come any more
+                 *     (the message is final without having reached anybody, its connection ended, only raw sockets are there) the answer is
+                 *     409 `reply_impossible`. Either names the message, whose receipt goes on: it may still arrive, up to its `ttl`. With an
+                 *     idempotency key a retry never asks twice: it waits on, for its own `wait`, or gets the reply that came up to a minute
+                 *     after the first wait, for 24 h. Not with `delay` and `at`. There is no header form: HTTP's `Expect` is another thing.
+                 */
+                expect?: components["parameters"]["ExpectQuery"];
+                /**
                  * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
                  *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
                  *     arrive, and a retry with the same idempotency key waits again.
@@ -2043,17 +2115,22 @@ export interface operations {
             };
         };
         responses: {
-            /** @description With `wait`, the message reached its final state in time; with `explain=1`, what the push would do. */
+            /**
+             * @description With `wait`, the message reached its final state in time; with `expect=reply`, what the client replied, as it
+             *     said it and under its type (`Reply-Connection` is there then); with `explain=1`, what the push would do.
+             */
             200: {
                 headers: {
                     Location: components["headers"]["MessageLocation"];
                     "Preference-Applied": components["headers"]["PreferenceApplied"];
                     "Idempotency-Replayed": components["headers"]["IdempotencyReplayed"];
+                    "Reply-Connection": components["headers"]["ReplyConnection"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Receipt"] | components["schemas"]["Explanation"];
                     "text/plain": components["schemas"]["PlainText"];
+                    "*/*": components["schemas"]["MessageBody"];
                 };
             };
             /** @description Accepted. From here on the receipt tells what becomes of it. */
@@ -2080,6 +2157,7 @@ export interface operations {
             422: components["responses"]["IdempotencyMismatch"];
             429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
+            504: components["responses"]["NoReply"];
             default: components["responses"]["Problem"];
         };
     };
@@ -2166,6 +2244,16 @@ export interface operations {
                 /** @description Seconds to wait for the final state: 200 with the receipt as soon as it is reached, 202 when the time is up. */
                 wait?: components["parameters"]["WaitQuery"];
                 /**
+                 * @description `reply` asks the client. The answer is its first reply: 200, the reply's bytes as the body, its type as
+                 *     `Content-Type`, who replied in `Reply-Connection`. `wait` (`Prefer: wait=n`) is how long to wait for it, 1 to 60,
+                 *     10 when it is not said. None in that time is 504 `reply_timeout`; as soon as none can come any more
+                 *     (the message is final without having reached anybody, its connection ended, only raw sockets are there) the answer is
+                 *     409 `reply_impossible`. Either names the message, whose receipt goes on: it may still arrive, up to its `ttl`. With an
+                 *     idempotency key a retry never asks twice: it waits on, for its own `wait`, or gets the reply that came up to a minute
+                 *     after the first wait, for 24 h. Not with `delay` and `at`. There is no header form: HTTP's `Expect` is another thing.
+                 */
+                expect?: components["parameters"]["ExpectQuery"];
+                /**
                  * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
                  *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
                  *     arrive, and a retry with the same idempotency key waits again.
@@ -2209,17 +2297,22 @@ export interface operations {
             };
         };
         responses: {
-            /** @description With `wait`, the message reached its final state in time; with `explain=1`, what the push would do. */
+            /**
+             * @description With `wait`, the message reached its final state in time; with `expect=reply`, what the client replied, as it
+             *     said it and under its type (`Reply-Connection` is there then); with `explain=1`, what the push would do.
+             */
             200: {
                 headers: {
                     Location: components["headers"]["MessageLocation"];
                     "Preference-Applied": components["headers"]["PreferenceApplied"];
                     "Idempotency-Replayed": components["headers"]["IdempotencyReplayed"];
+                    "Reply-Connection": components["headers"]["ReplyConnection"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Receipt"] | components["schemas"]["Explanation"];
                     "text/plain": components["schemas"]["PlainText"];
+                    "*/*": components["schemas"]["MessageBody"];
                 };
             };
             /** @description Accepted. From here on the receipt tells what becomes of it. */
@@ -2244,6 +2337,7 @@ export interface operations {
             422: components["responses"]["IdempotencyMismatch"];
             429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
+            504: components["responses"]["NoReply"];
             default: components["responses"]["Problem"];
         };
     };

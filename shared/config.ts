@@ -4,6 +4,15 @@
  * with one clear line per mistake (contract, section 6).
  */
 import { isIP } from "node:net";
+import {
+  parseWebhookAllow,
+  parseWebhookEvents,
+  parseWebhookOrigin,
+  parseWebhookSecrets,
+  parseWebhookUrl,
+  webhookMistakes,
+  type WebhookSettings,
+} from "./webhook-settings.js";
 
 /** What a key of `API_KEYS` may do; `admin` may do everything. */
 export type Scope = "push" | "connections" | "groups" | "read" | "admin";
@@ -246,6 +255,11 @@ const variables = {
     fallback: "100000",
     why: "events kept for GET /v1/events, about 400 bytes each; a reader further behind is told of the gap",
   },
+  EVENTS_MAX_BYTES: {
+    kind: number(1_048_576, 17_179_869_184, "bytes", true),
+    fallback: "134217728",
+    why: "the same in bytes: clients' own events may be large; three times as much as 100,000 small ones need",
+  },
   EVENTS_SECONDS: {
     kind: seconds(1, 604_800),
     fallback: "3600",
@@ -321,6 +335,62 @@ const variables = {
     fallback: "16777216",
     why: "bytes of a group's history",
   },
+  WEBHOOK_URL: {
+    kind: {
+      parse: parseWebhookUrl,
+      show: (value: URL | undefined) =>
+        value ? value.href.replace(/=[^&]*/g, "=***") : "",
+    },
+    fallback: "",
+    secret: true,
+    why: "where events are delivered; none: nowhere",
+  },
+  WEBHOOK_SECRETS: {
+    kind: {
+      parse: parseWebhookSecrets,
+      show: (value: readonly Buffer[]) =>
+        value.map(() => "whsec_***").join(","),
+    },
+    fallback: "",
+    secret: true,
+    why: "whsec_<base64>, one, or two while the receiver changes to the new one; every delivery is signed with each",
+  },
+  WEBHOOK_EVENTS: {
+    kind: {
+      parse: parseWebhookEvents,
+      show: (value: ReadonlySet<string>) => [...value].join(","),
+    },
+    fallback: "connected,event,disconnected,message.undelivered",
+    why: "what the webhook is told of; connect besides these asks it before a client is let in",
+  },
+  WEBHOOK_ORIGIN: {
+    kind: { parse: parseWebhookOrigin },
+    fallback: "",
+    why: "WebHook-Request-Origin: who asks the receiver for permission; default the host of PUBLIC_WS_URL, else push-bridge",
+  },
+  WEBHOOK_ALLOW: {
+    kind: {
+      parse: parseWebhookAllow,
+      show: (value: readonly string[]) => value.join(","),
+    },
+    fallback: "",
+    why: "addresses and networks (CIDR) besides the public ones that the webhook may be at; keyless: loopback as well",
+  },
+  WEBHOOK_TIMEOUT_SECONDS: {
+    kind: seconds(0.1, 60),
+    fallback: "15",
+    why: "for one delivery from name to last byte; Standard Webhooks advises 15 to 30",
+  },
+  WEBHOOK_GIVE_UP_SECONDS: {
+    kind: seconds(1, 604_800),
+    fallback: "86400",
+    why: "an event that the receiver has not taken for this long is given up, with an error in the log; a day outlasts a bad night",
+  },
+  WEBHOOK_PENDING_BYTES: {
+    kind: number(1_048_576, 4_294_967_296, "bytes", true),
+    fallback: "67108864",
+    why: "what may wait for the receiver, about 150,000 connects and disconnects; clients' own events get four fifths of it",
+  },
   DURABILITY: {
     kind: oneOf("local", "replica"),
     fallback: "local",
@@ -363,6 +433,7 @@ export interface Config {
   readonly receiptMs: number;
   readonly idempotencyMs: number;
   readonly eventsMax: number;
+  readonly eventsMaxBytes: number;
   readonly eventsMs: number;
   readonly leaseMs: number;
   readonly lingerMs: number;
@@ -379,6 +450,8 @@ export interface Config {
   readonly groupHistoryMs: number;
   readonly groupHistoryMessages: number;
   readonly groupHistoryBytes: number;
+  /** Undefined: there is no webhook. */
+  readonly webhook: WebhookSettings | undefined;
   readonly durability: Values["DURABILITY"];
   readonly logLevel: Values["LOG_LEVEL"];
   readonly local: boolean;
@@ -420,6 +493,32 @@ function readValues(env: Record<string, string | undefined>): Values {
   return values as Values;
 }
 
+function webhookOf(
+  values: Values,
+  keyless: boolean,
+): WebhookSettings | undefined {
+  const url = values.WEBHOOK_URL;
+  const secrets = values.WEBHOOK_SECRETS;
+  const allow = values.WEBHOOK_ALLOW;
+  const mistakes = webhookMistakes({ url, secrets, allow }, keyless);
+  if (mistakes.length > 0) throw new ConfigError(mistakes);
+  if (!url) return undefined;
+  const { PUBLIC_WS_URL: publicUrl } = values;
+  const ownHost =
+    publicUrl === "" ? "push-bridge" : new URL(publicUrl).hostname;
+  return Object.freeze({
+    url,
+    secrets,
+    events: values.WEBHOOK_EVENTS,
+    origin: values.WEBHOOK_ORIGIN || ownHost,
+    allow,
+    local: keyless,
+    timeoutMs: values.WEBHOOK_TIMEOUT_SECONDS * 1_000,
+    giveUpMs: values.WEBHOOK_GIVE_UP_SECONDS * 1_000,
+    pendingBytes: values.WEBHOOK_PENDING_BYTES,
+  });
+}
+
 /**
  * Reads the environment once. Throws `ConfigError` with one line per mistake.
  */
@@ -431,6 +530,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     throw new ConfigError([
       `HOST="${host}": without API_KEYS only a loopback address is served; set API_KEYS or HOST=127.0.0.1`,
     ]);
+  const webhook = webhookOf(values, keyless);
   return Object.freeze({
     host,
     port: values.PORT,
@@ -449,6 +549,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     receiptMs: values.RECEIPT_SECONDS * 1_000,
     idempotencyMs: values.IDEMPOTENCY_SECONDS * 1_000,
     eventsMax: values.EVENTS_MAX,
+    eventsMaxBytes: values.EVENTS_MAX_BYTES,
     eventsMs: values.EVENTS_SECONDS * 1_000,
     leaseMs: values.LEASE_SECONDS * 1_000,
     lingerMs: values.LINGER_MS,
@@ -464,6 +565,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     groupHistoryMs: values.GROUP_HISTORY_SECONDS * 1_000,
     groupHistoryMessages: values.GROUP_HISTORY_MESSAGES,
     groupHistoryBytes: values.GROUP_HISTORY_BYTES,
+    webhook,
     durability: values.DURABILITY,
     logLevel: values.LOG_LEVEL,
     local: values.BRIDGE_LOCAL,

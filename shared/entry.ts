@@ -15,10 +15,24 @@ export interface Entry {
   /** Bytes of the log up to and with this message, since its connection began. */
   total: number;
   binary: boolean;
+  /** Its sender waits for a reply. */
+  asks?: boolean;
   /** With `ttl` 0: the only epoch in which it may be sent. */
   onlyEpoch: number | undefined;
   contentType: string;
   body: Buffer;
+}
+
+/** What an entry is, in one digit: 1 binary, 2 its sender waits for a reply. */
+export const flagsOf = (binary: boolean, asks: boolean): number =>
+  (binary ? 1 : 0) + (asks ? 2 : 0);
+
+/** Reads what `flagsOf` wrote. */
+export function parseFlags(flags: string): { binary: boolean; asks: boolean } {
+  return {
+    binary: flags === "1" || flags === "3",
+    asks: flags === "2" || flags === "3",
+  };
 }
 
 export type Bell =
@@ -38,8 +52,8 @@ export function parseEntry(
   header: string,
   body: Buffer,
 ): Entry {
-  // expiresAt total scheduledId onlyEpoch topic binary contentType, the last of which may have spaces.
-  const [exp = "0", total = "0", scheduled = "-", epoch = "-", , binary = "0"] =
+  // expiresAt total scheduledId onlyEpoch topic flags contentType, the last of which may have spaces.
+  const [exp = "0", total = "0", scheduled = "-", epoch = "-", , flags = "0"] =
     header.split(" ", 6);
   let at = -1;
   for (let i = 0; i < 6; i++) at = header.indexOf(" ", at + 1);
@@ -54,7 +68,7 @@ export function parseEntry(
           : scheduledMessageId(connectionId, scheduled),
     expiresAtMs: Number(exp),
     total: Number(total),
-    binary: binary === "1",
+    ...parseFlags(flags),
     onlyEpoch: epoch === "-" ? undefined : Number(epoch),
     contentType: header.slice(at + 1),
     body,

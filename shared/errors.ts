@@ -65,9 +65,13 @@ export const ERRORS = {
   },
   log_full: { status: 429, title: "Too many messages pending", retry: true },
   redis_full: { status: 503, title: "Redis has no room", retry: true },
+  events_full: { status: 503, title: "Too many events pending", retry: true },
   redis_unavailable: { status: 503, title: "Redis unavailable", retry: true },
   outcome_unknown: { status: 503, title: "Outcome unknown", retry: true },
   no_replica: { status: 503, title: "No replica", retry: true },
+  reply_timeout: { status: 504, title: "No reply in time", retry: true },
+  reply_impossible: { status: 409, title: "Nobody can reply", retry: false },
+  already_answered: { status: 409, title: "Answered already", retry: false },
   request_timeout: { status: 408, title: "Request too slow", retry: true },
   headers_too_large: { status: 431, title: "Headers too large", retry: false },
   internal: { status: 500, title: "Internal error", retry: true },
@@ -112,6 +116,8 @@ export interface ErrorData {
   /** With `connection_ended`: when (RFC 3339) and why. */
   endedAt?: string;
   reason?: Reason;
+  /** With `reply_timeout` and `reply_impossible`: the message that asked. */
+  message?: string;
   /** Becomes the header `Retry-After`; seconds. */
   retryAfterSeconds?: number;
   /** Becomes the header `Allow`; methods. */
@@ -161,6 +167,7 @@ export function toProblem(error: unknown, instance?: string): Problem {
   if (data.errors !== undefined) problem.errors = data.errors;
   if (data.endedAt !== undefined) problem.endedAt = data.endedAt;
   if (data.reason !== undefined) problem.reason = data.reason;
+  if (data.message !== undefined) problem.message = data.message;
   return problem;
 }
 

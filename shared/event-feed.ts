@@ -8,6 +8,8 @@ import type { Subscriptions } from "./redis.js";
 
 /** Events kept in memory while somebody follows: what a follower may be behind without asking Redis. */
 const ringMax = 1_000;
+/** The same in bytes: all of them together in memory. */
+const ringBytesMax = 8_388_608;
 /** Events in one read. */
 const pageMax = 200;
 /** The reader looks after this long even when no bell came (a lost PUBLISH), milliseconds. */
@@ -37,6 +39,7 @@ export class EventFeed {
   readonly #subscriptions: () => Ear;
   /** The newest events; all of them after `#base`, without a gap. */
   #ring: PlacedEvent[] = [];
+  #ringBytes = 0;
   #base = 0;
   #last = 0;
   #followers = 0;
@@ -140,8 +143,7 @@ export class EventFeed {
       .subscribe(channels.events, this.#onBell)
       .then(this.#onBell, () => undefined);
     const { last } = await this.#events.read(Number.MAX_SAFE_INTEGER - 1, 1);
-    this.#ring = [];
-    this.#base = this.#last = last;
+    this.#forget(last);
     this.#timer = setInterval(this.#onBell, lookAgainMs);
     // What was appended between the read and here, its bell unheard.
     this.#onBell();
@@ -163,22 +165,40 @@ export class EventFeed {
       this.#again = false;
       const from = this.#last;
       const page = await this.#events.read(from, pageMax);
-      more = page.events.length === pageMax || this.#again;
+      const last = page.events.at(-1)?.position ?? page.last;
+      more = last < page.last || this.#again;
       // Begun anew meanwhile.
       if (this.#last !== from) continue;
       if (page.gap) {
         // Too much at once, or Redis lost its history: followers ask Redis themselves and are told.
-        this.#ring = [];
-        this.#base = this.#last = page.last;
+        this.#forget(page.last);
       } else if (page.events.length > 0) {
         this.#ring.push(...page.events);
         this.#last = page.events.at(-1)?.position ?? from;
-        while (this.#ring.length > ringMax)
-          this.#base = this.#ring.shift()?.position ?? this.#base;
+        for (const { bytes } of page.events) this.#ringBytes += bytes;
+        while (
+          this.#ring.length > ringMax ||
+          (this.#ringBytes > ringBytesMax && this.#ring.length > 0)
+        )
+          this.#drop();
       }
       if (page.gap || page.events.length > 0)
         for (const wake of [...this.#waiting]) wake();
     }
+  }
+
+  /** The oldest leaves the memory. */
+  #drop(): void {
+    const oldest = this.#ring.shift();
+    if (!oldest) return;
+    this.#base = oldest.position;
+    this.#ringBytes -= oldest.bytes;
+  }
+
+  #forget(last: number): void {
+    this.#ring = [];
+    this.#ringBytes = 0;
+    this.#base = this.#last = last;
   }
 
   #leave(): void {

@@ -5,17 +5,22 @@
  * Positions follow the clock in microseconds and grow with every event. Each entry names the position before it, so a
  * reader sees when something between its own position and the next entry is not there any more.
  *
- * How an event is appended exactly once although its cause lies in another slot: see outbox.ts.
+ * How an event is appended exactly once although its cause lies in another slot: see outbox.ts. What the webhook is to
+ * be told of goes into its lane in the same script: see lane-scripts.ts.
  */
 import type { BridgeEvent, EventType } from "./api.js";
 import { channels, keys } from "./keys.js";
+import { enlane } from "./lane-scripts.js";
 import type { RedisLink, Script } from "./redis.js";
+import type { WebhookSettings } from "./webhook-settings.js";
 
 /** An event before it has its place in the stream. */
 export interface NewEvent {
   /** Its identity: the same event has the same one, whoever tells of it. */
   id: string;
   type: EventType;
+  /** For how long its identity is known, milliseconds; default three days. What a client says is known for minutes. */
+  knownMs?: number;
   /** The connection it is about. */
   subject: string;
   /** When it happened, milliseconds since 1970. */
@@ -27,6 +32,8 @@ export interface NewEvent {
 export interface PlacedEvent {
   position: number;
   event: BridgeEvent;
+  /** Its size, about. */
+  bytes: number;
 }
 
 export interface EventPage {
@@ -38,10 +45,15 @@ export interface EventPage {
 }
 
 export interface EventsOptions {
-  /** About so many events are kept, and … */
+  /** About so many events are kept, … */
   eventsMax: number;
+  /** … of at most so many bytes together (the newest one always), and … */
+  eventsMaxBytes: number;
   /** … none longer than this, milliseconds. */
   eventsMs: number;
+  /** What the webhook wants, and how much of it may wait. */
+  webhook?:
+    Pick<WebhookSettings, "events" | "giveUpMs" | "pendingBytes"> | undefined;
   /** For tests: who read a mark this long ago (it stood still) must read it again. Default 30 s, in milliseconds. */
   standstillMs?: number;
 }
@@ -51,6 +63,16 @@ const standstillMs = 30_000;
 const settledAfter = 4;
 /** An identity whose mark may still be there is kept this long: longer than any mark (keys.ts, horizonMs). */
 const identityMs = 3 * 86_400_000;
+/** What waits for the webhook stays so much longer than it is tried, in case that nobody is awake to try. */
+const asleepMs = 7 * 86_400_000;
+/** Clients' own events may take this share of what may wait; the rest is for what becomes of connections. */
+const clientsShare = 0.8;
+/** What an event takes beside its text, bytes. */
+const overheadBytes = 128;
+/** Events that one append takes out for want of room, at most: a smaller limit is reached in steps. */
+const trimMax = 1_000;
+/** One read gives about so many bytes, at most. */
+const readBytesMax = 1_048_576;
 /** CloudEvents `source`: which system speaks. */
 const source = "urn:push-bridge";
 
@@ -62,35 +84,66 @@ local function text(n) return string.format('%.0f', n) end
 `;
 
 /**
- * KEYS events last identities
- * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs, then identity, event, …
- * Returns 'stale', or how many were new.
+ * KEYS events last identities pending bodies lanes state bytes
+ * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs 5 pendingBytes 6 what of it is for clients 7 pendingMs
+ *   8 eventsMaxBytes, then identity, event, lane|'', of a client's how long it is known (ms)|'', …
+ * Each entry tells the bytes of all events up to and with it, so that what is kept is known by its two ends.
+ * Returns 'stale', 'full', or {how many found no room in their lane, a lane that began, its generation, …}.
  */
 export const appendEventsScript: Script = {
   name: "bridgeAppendEvents",
-  keys: 3,
-  lua: `${clock}
+  keys: 8,
+  lua: `${clock}${enlane(4)}
 -- Stood still since it looked: the mark may be gone since, and this identity with it.
 if ARGV[1] ~= '' and ms - tonumber(ARGV[1]) > tonumber(ARGV[4]) then return 'stale' end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', text(ms))
+-- A client can be told to come back; what has become of a connection cannot.
+for i = 9, #ARGV, 4 do
+  if ARGV[i + 3] ~= '' and ARGV[i + 2] ~= '' and not hasRoom(ARGV[i + 1], tonumber(ARGV[6])) then return 'full' end
+end
 local last = redis.call('GET', KEYS[2]) or '0'
-local added = 0
-for i = 5, #ARGV, 2 do
-  local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + ${identityMs}), ARGV[i]) == 1
+local added, missed, laned = 0, 0, false
+local bytes = redis.call('GET', KEYS[8])
+if not bytes then
+  local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  bytes = newest and newest[2][6] or '0'
+end
+bytes = tonumber(bytes)
+for i = 9, #ARGV, 4 do
+  local known = ARGV[i + 3] == '' and ${identityMs} or tonumber(ARGV[i + 3])
+  local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + known), ARGV[i]) == 1
   if fresh then
     local position = text(math.max(us, tonumber(last) + 1))
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], position .. '-0', 'p', last, 'e', ARGV[i + 1])
+    bytes = bytes + #ARGV[i + 1] + ${overheadBytes}
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], position .. '-0', 'p', last, 'e', ARGV[i + 1], 'c', text(bytes))
     last = position
     added = added + 1
+    if ARGV[i + 2] ~= '' and hasRoom(ARGV[i + 1], tonumber(ARGV[5])) then
+      enlane(ARGV[i + 2], position, ARGV[i + 1])
+      laned = true
+    elseif ARGV[i + 2] ~= '' then
+      missed = missed + 1
+    end
   end
 end
 if added > 0 then
   redis.call('SET', KEYS[2], last)
+  redis.call('SET', KEYS[8], text(bytes))
+  for _ = 1, bytes > tonumber(ARGV[8]) and ${trimMax} or 0 do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    local before = tonumber(oldest[2][6] or '0') - #oldest[2][4] - ${overheadBytes}
+    if bytes - before <= tonumber(ARGV[8]) or oldest[1] == last .. '-0' then break end
+    redis.call('XDEL', KEYS[1], oldest[1])
+  end
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('PEXPIRE', KEYS[8], ARGV[3])
   redis.call('PEXPIRE', KEYS[3], ${identityMs})
   redis.call('@publish', '${channels.events}', last)
 end
-return added
+if laned then
+  for k = 4, 7 do redis.call('PEXPIRE', KEYS[k], ARGV[7]) end
+end
+return {text(missed), unpack(begun)}
 `,
 };
 
@@ -111,7 +164,7 @@ return 1
 `,
 };
 
-/** KEYS events last; ARGV after count eventsMs; returns {last, position, before, event, …}. */
+/** KEYS events last; ARGV after count eventsMs bytes; returns {last, position, before, event, …}. */
 const readEventsScript: Script = {
   name: "bridgeReadEvents",
   keys: 2,
@@ -119,10 +172,19 @@ const readEventsScript: Script = {
 local out = {redis.call('GET', KEYS[2]) or '0'}
 -- What is too old is not there, whether somebody has tidied or not.
 local from = math.max(tonumber(ARGV[1]) + 1, us - tonumber(ARGV[3]) * 1000)
-for _, row in ipairs(redis.call('XRANGE', KEYS[1], text(from), '+', 'COUNT', ARGV[2])) do
-  out[#out + 1] = string.match(row[1], '^%d+')
-  out[#out + 1] = row[2][2]
-  out[#out + 1] = row[2][4]
+local rows, bytes, start = 0, 0, text(from)
+while rows < tonumber(ARGV[2]) and bytes < tonumber(ARGV[4]) do
+  -- A few at a time: each may be large.
+  local page = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(16, tonumber(ARGV[2]) - rows))
+  for _, row in ipairs(page) do
+    out[#out + 1] = string.match(row[1], '^%d+')
+    out[#out + 1] = row[2][2]
+    out[#out + 1] = row[2][4]
+    bytes = bytes + #row[2][4]
+    rows = rows + 1
+    start = '(' .. row[1]
+  end
+  if #page < 16 then break end
 end
 return out
 `,
@@ -134,40 +196,90 @@ export const eventScripts: readonly Script[] = [
   readEventsScript,
 ];
 
+/** A lane that has something to deliver again, and needs a job. */
+export interface BegunLane {
+  lane: string;
+  generation: string;
+}
+
+/** Whoever cares for the webhook's lanes. Neither may throw, and both may be late: a sweep finds the same. */
+export interface LaneKeeper {
+  begun(lanes: readonly BegunLane[]): Promise<void>;
+  /** So many events found no room in their lanes; they are in the stream only. */
+  missed(count: number): void;
+}
+
+const nobody: LaneKeeper = {
+  begun: () => Promise.resolve(),
+  missed: () => undefined,
+};
+
 /** The stream, in Redis. All methods throw `redis_unavailable` or `outcome_unknown` when Redis is away or silent. */
 export class Events {
   readonly #redis: RedisLink;
-  readonly #options: Required<EventsOptions>;
+  readonly #options: EventsOptions & { standstillMs: number };
+  readonly #keeper: LaneKeeper;
 
-  constructor(redis: RedisLink, options: EventsOptions) {
+  constructor(
+    redis: RedisLink,
+    options: EventsOptions,
+    keeper: LaneKeeper = nobody,
+  ) {
     this.#redis = redis;
     this.#options = { standstillMs, ...options };
+    this.#keeper = keeper;
   }
 
   /**
    * Appends those events that are new, in order. `readAtMs`: when (Redis's clock) the caller read what they tell of;
    * without it the identities must be the caller's own for three days. "stale" did nothing: look again, then append.
+   * "full" did nothing either: too much of clients' own events waits for the webhook.
    */
   async append(
     events: readonly NewEvent[],
     readAtMs?: number,
-  ): Promise<"ok" | "stale"> {
-    const { eventsMax, eventsMs, standstillMs } = this.#options;
-    const word = await this.#redis.run(
+  ): Promise<"ok" | "stale" | "full"> {
+    const { eventsMax, eventsMaxBytes, eventsMs, standstillMs, webhook } =
+      this.#options;
+    const pendingBytes = webhook?.pendingBytes ?? 0;
+    const reply = await this.#redis.run(
       appendEventsScript,
-      [keys.events, keys.lastEvent, keys.eventIdentities],
+      [
+        keys.events,
+        keys.lastEvent,
+        keys.eventIdentities,
+        keys.webhookPending,
+        keys.webhookBodies,
+        keys.webhookLanes,
+        keys.webhookState,
+        keys.eventBytes,
+      ],
       [
         readAtMs ?? "",
         eventsMax,
         eventsMs,
         standstillMs,
-        ...events.flatMap(({ id, type, subject, timeMs, data }) => {
+        pendingBytes,
+        Math.floor(pendingBytes * clientsShare),
+        (webhook?.giveUpMs ?? 0) + asleepMs,
+        eventsMaxBytes,
+        ...events.flatMap(({ id, type, subject, timeMs, data, knownMs }) => {
           const time = new Date(timeMs).toISOString();
-          return [id, JSON.stringify({ id, type, subject, time, data })];
+          const wanted: ReadonlySet<string> | undefined = webhook?.events;
+          return [
+            id,
+            JSON.stringify({ id, type, subject, time, data }),
+            wanted?.has(type) ? subject : "",
+            type === "event" ? (knownMs ?? identityMs) : "",
+          ];
         }),
       ],
     );
-    return word === "stale" ? word : "ok";
+    if (reply === "stale" || reply === "full") return reply;
+    const [missed, ...begun] = (reply as unknown[]).map(String);
+    if (missed !== "0") this.#keeper.missed(Number(missed));
+    if (begun.length > 0) await this.#keeper.begun(pairs(begun));
+    return "ok";
   }
 
   /** Drops what is too old. `settled`: identities that nobody can append again but who has read their mark already. */
@@ -180,13 +292,13 @@ export class Events {
     );
   }
 
-  /** Up to `count` events after a position; 0 is before all of them, and then nothing is missing. */
+  /** Up to `count` events after a position, and about a MiB; 0 is before all of them, and then nothing is missing. */
   async read(after: number, count: number): Promise<EventPage> {
     const [last, ...rest] = (
       (await this.#redis.run(
         readEventsScript,
         [keys.events, keys.lastEvent],
-        [after, count, this.#options.eventsMs],
+        [after, count, this.#options.eventsMs, readBytesMax],
       )) as unknown[]
     ).map(String);
     const events: PlacedEvent[] = [];
@@ -203,12 +315,21 @@ export class Events {
   }
 }
 
+/** From the flat list of a script's reply. */
+export function pairs(flat: readonly string[]): BegunLane[] {
+  const lanes: BegunLane[] = [];
+  for (let i = 0; i + 1 < flat.length; i += 2)
+    lanes.push({ lane: flat[i] ?? "", generation: flat[i + 1] ?? "" });
+  return lanes;
+}
+
 function placed(position: number, json: string): PlacedEvent {
   const stored = JSON.parse(json) as Omit<NewEvent, "timeMs"> & {
     time: string;
   };
   return {
     position,
+    bytes: json.length + overheadBytes,
     event: {
       specversion: "1.0",
       id: stored.id,

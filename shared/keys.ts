@@ -22,6 +22,9 @@ export const bullPrefix = "bull";
 const own = (connectionId: string, part: string) =>
   `bridge:{${connectionId}}:${part}`;
 
+/** What stands in braces in the keys of the stream of events. */
+export const eventsTag = "events";
+
 /** What stands in braces in the keys of a group. */
 export const groupTag = (name: string): string => `g:${name}`;
 
@@ -65,6 +68,9 @@ export const keys = {
   groupIdempotency: (name: string, hash: string) =>
     ofGroup(name, `idem:${hash}`),
 
+  /** Hash: the reply to a message, or that somebody waits for it; of a connection or a user. Expires by itself. `bridge:{c_…}:reply:<seq>` */
+  reply: (tag: string, place: string) => own(tag, `reply:${place}`),
+
   /** String, gone within a second: what a WAIT waits for (replication.ts). `bridge:{c_…}:witness` */
   witness: (tag: string) => own(tag, "witness"),
 
@@ -86,8 +92,21 @@ export const keys = {
   events: "bridge:{events}:stream",
   /** String: position of the newest event there ever was. Stays. */
   lastEvent: "bridge:{events}:last",
+  /** String: bytes of all events that were ever appended, as long as any of them is kept. */
+  eventBytes: "bridge:{events}:bytes",
   /** Sorted set: identities of events that somebody might append again, by when to forget them (ms). */
   eventIdentities: "bridge:{events}:identities",
+  // What waits for the webhook (lane-scripts.ts), in the slot of the events; a member is `<connection ID> <position>`.
+  /** Sorted set, all with score 0: which events wait, by connection and position. */
+  webhookPending: "bridge:{events}:pending",
+  /** Hash: those events, by the same members. */
+  webhookBodies: "bridge:{events}:bodies",
+  /** Sorted set: connections with something that waits, by when to look for their job (ms). */
+  webhookLanes: "bridge:{events}:lanes",
+  /** Hash: each lane's generation, owner and attempts; bytes that wait; what is known of the receiver. */
+  webhookState: "bridge:{events}:webhook",
+  /** String, for a day: who gave permission to send, and how often. */
+  webhookProof: "bridge:{events}:proof",
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 
@@ -95,6 +114,8 @@ export const keys = {
   queue: (id: string) => `{${id}}`,
   /** BullMQ queue of all scheduled pushes. */
   scheduleQueue: "{schedule}",
+  /** BullMQ queue of lanes that wait for the webhook. */
+  webhookQueue: "{webhooks}",
 } as const;
 
 /** The fixed keys of a connection, for expiry and removal. */

@@ -4,7 +4,7 @@
  *
  * An entry of the log has two fields: `h`, the header, and `b`, the body as posted. The doorbell carries the same
  * header, so that the writers of the wire format stand here and its readers in entry.ts. Header, separated by spaces:
- *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- binary contentType
+ *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- flags contentType      (flags: entry.ts)
  */
 import { drains } from "./full.js";
 import { undelivered } from "./outbox.js";
@@ -141,9 +141,10 @@ const deduplicate = `
  * same text, because most pushes are plain and every key and argument costs on both ends.
  *
  * KEYS conn log index, full: fates topics scheduled idempotency
- * ARGV 1 producer 2 counter 3 body 4 'binary contentType' 5 ttlMs
+ * ARGV 1 producer 2 counter 3 body 4 'flags contentType' 5 ttlMs
  *      6 bytes below which no limit is reached 7 'maxMessages maxBytes' 8 resumeMs, full: 9 topic|- 10 scheduledId|- 11 fingerprint 12 idempotencyMs 13 busyMs
  *      14 ID in the header|- 15 expiresAt of a message to a user|0 16 '1': only to one that is open
+ *      17 how long a reply is taken (ms)|0: its place is made here, before anybody has the message (replies.ts) 18 how long it is kept (ms)
  * A message to a user with an ID in 10 as well is appended once, however often this runs; {'done', seq} from then on.
  * Times stay text wherever they can: turning numbers into text and back was a third of this script. Text of the same
  * length (or '0') compares as its numbers do.
@@ -269,6 +270,11 @@ if ARGV[9] ~= '-' and status == 'queued' then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
     news('f')
   end
+end
+if ARGV[17] ~= '0' and status == 'queued' then
+  local place = 'bridge:' .. tag .. ':reply:' .. id
+  redis.call('HSET', place, 'keep', ARGV[18])
+  redis.call('PEXPIRE', place, ARGV[17])
 end
 if ARGV[11] ~= '' then
   redis.call('SET', KEYS[7], ARGV[11] .. ' ' .. ms + tonumber(ARGV[13]) .. ' ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. status, 'PX', ARGV[12])

@@ -2,7 +2,7 @@
  * The log of a connection: its messages in order until they are acked, recalled or expired. Append (with flag and
  * doorbell), read, report, recall, and the facts a receipt is made of. The scripts are in log-scripts.ts.
  */
-import { parseEntry, type Entry } from "./entry.js";
+import { flagsOf, parseEntry, type Entry } from "./entry.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import { messageId, randomBase62, scheduledMessageId } from "./ids.js";
 import { keys } from "./keys.js";
@@ -24,6 +24,7 @@ import {
   settleScript,
   unscheduleScript,
 } from "./log-scripts.js";
+import { replyKeptMs } from "./replies.js";
 import type { Argument, RedisLink, Script } from "./redis.js";
 
 export const logScripts: readonly Script[] = [
@@ -63,6 +64,8 @@ export interface Append {
   ttlSeconds: number;
   topic?: string;
   idempotency?: Idempotency;
+  /** Its sender waits for a reply, which is taken for so long, milliseconds (replies.ts). */
+  replyMs?: number;
   /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
   durability?: "replica";
   /** True when a later message of the same sender went out meanwhile: a refused one is not tried again then. */
@@ -327,7 +330,7 @@ export class Log {
       due ? 0 : this.#count(id),
       // A command of strings alone is cheaper to encode; what is not binary is valid UTF-8.
       push.binary ? push.body : push.body.toString("utf8"),
-      `${push.binary ? 1 : 0} ${push.contentType}`,
+      `${flagsOf(push.binary, push.replyMs !== undefined)} ${push.contentType}`,
       push.ttlSeconds * 1_000,
       this.#unlimitedBytes,
       this.#limits,
@@ -338,6 +341,7 @@ export class Log {
       user === undefined &&
       idempotency === undefined &&
       topic === undefined &&
+      push.replyMs === undefined &&
       push.ttlSeconds > 0;
     const send = () =>
       (plain
@@ -369,6 +373,12 @@ export class Log {
               user?.label ?? scheduledId,
               user?.expiresAtMs ?? 0,
               user?.onlyOpen ? 1 : 0,
+              // A reply to a user's message has its place with the user.
+              user ? 0 : (push.replyMs ?? 0),
+              replyKeptMs(
+                this.#options.idempotencyMs,
+                idempotency !== undefined,
+              ),
             ],
           )) as Promise<string | unknown[]>;
     let reply = await this.#onceLapsed(id, send);

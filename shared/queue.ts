@@ -1,5 +1,5 @@
 /**
- * BullMQ's only home. Three uses of it:
+ * BullMQ's home (and webhook-queue.ts, which builds on this). Three uses of it:
  *
  * * the deliver queue of each connection, named by its ID: a durable wake-up, one job per burst. Its Worker is stock
  *   BullMQ over the process's one command connection; only "wait for a job" is replaced by a doorbell, so that ten
@@ -40,7 +40,7 @@ const lockMs = 30_000;
 /** Scheduled jobs whose instance died are looked for this often. */
 const stalledInterval = 5_000;
 /** A failed fetch is tried again after this long (BullMQ's own default of 15 s is for batch work). */
-const fetchRetryMs = 500;
+export const fetchRetryMs = 500;
 /** The same while Redis is out of memory, where no fetch succeeds: each waits twice as long, up to this. */
 const fetchRetryMsMost = 5_000;
 /** What goes wrong with every job while Redis refuses writes is told this often. */
@@ -48,7 +48,7 @@ const tellEveryMs = 10_000;
 /** How many Queue objects are kept for adding. */
 const queuesMax = 2_000;
 /** A scheduled message may outlive any number of instances that died with it. */
-const always = 1_000_000;
+export const always = 1_000_000;
 
 /** What a run is told: stop lingering when the signal aborts. Resolves "again" to have its job put back. */
 export type RunDelivery = (signal: AbortSignal) => Promise<"done" | "again">;
@@ -397,7 +397,7 @@ export class DeliveryQueues {
  * error of the connection and asks again at once, for ever, and nothing else of the process runs: a refusal must last.
  * So must that of a Redis out of memory, where even a fetch from an empty queue is refused.
  */
-function patient(backend: RedisQueueBackend): RedisQueueBackend {
+export function patient(backend: RedisQueueBackend): RedisQueueBackend {
   const fetchJob = backend.moveToActive.bind(backend);
   let retryMs = fetchRetryMs;
   backend.moveToActive = async (...args) => {
@@ -420,13 +420,16 @@ function patient(backend: RedisQueueBackend): RedisQueueBackend {
 const noGroups = (): Promise<void> =>
   Promise.reject(new Error("this process publishes to no groups"));
 
-async function closeWithin(worker: Worker | undefined): Promise<void> {
+export async function closeWithin(
+  worker: Worker | undefined,
+  deadlineMs = closeDeadlineMs,
+): Promise<void> {
   if (!worker) return;
   let timer: NodeJS.Timeout | undefined;
   await Promise.race([
     worker.close(),
     new Promise((resolve) => {
-      timer = setTimeout(resolve, closeDeadlineMs);
+      timer = setTimeout(resolve, deadlineMs);
     }),
   ]);
   clearTimeout(timer);

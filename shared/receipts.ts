@@ -16,7 +16,7 @@ import {
 } from "./ids.js";
 import { channels, everybody } from "./keys.js";
 import type { Fact, Log } from "./log.js";
-import type { RedisLink } from "./redis.js";
+import type { RedisLink, Subscriptions } from "./redis.js";
 import type { UserRecord, Users } from "./users.js";
 
 const finalStatuses: ReadonlySet<Status> = new Set<Status>([
@@ -40,7 +40,10 @@ export const isOver = ({ status, to }: Pick<Receipt, "status" | "to">) =>
   (status === "sent" && ("group" in to || "broadcast" in to));
 
 /** Where news about a receipt are heard; of a user's message from the user and, once it is given, from its connections. */
-function newsOf({ to, deliveries = [] }: Receipt): string[] {
+function newsOf({
+  to,
+  deliveries = [],
+}: Pick<Receipt, "to" | "deliveries">): string[] {
   if ("connection" in to) return [channels.news(to.connection)];
   if ("user" in to)
     return [
@@ -355,64 +358,102 @@ export class Receipts {
     return { heard, stop };
   }
 
+  /** Hears the news of a message's receipts, as long as `signal` has not aborted; see Attention. */
+  attend(signal: AbortSignal): Attention {
+    return new Attention(
+      (channel, listener) => this.listen(channel, listener),
+      this.#redis.subscriptions,
+      signal,
+    );
+  }
+
   /**
    * The receipt now and after each change of its status, until a final one or until `signal` aborts. Throws
    * message_not_found.
    */
   async *follow(id: string, signal: AbortSignal): AsyncGenerator<Receipt> {
-    const first = await this.read(id);
-    yield first;
-    if (isOver(first)) return;
-    let news = true;
-    let wake: () => void = () => undefined;
-    const onNews = () => {
-      news = true;
-      wake();
-    };
-    const stops = new Map<string, () => void>();
-    /** Of a user's message the news come from the user and, once it is given, from its connections. */
-    const attend = (receipt: Receipt) => {
-      for (const channel of newsOf(receipt)) {
-        if (stops.has(channel)) continue;
-        const { heard, stop } = this.listen(channel, onNews);
-        stops.set(channel, stop);
-        // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
-        heard.then(onNews, () => undefined);
-      }
-    };
-    attend(first);
-    this.#redis.subscriptions.on("gap", onNews);
-    signal.addEventListener("abort", onNews);
+    let last = await this.read(id);
+    yield last;
+    if (isOver(last)) return;
+    const attention = this.attend(signal);
     try {
-      let status = first.status;
-      while (!signal.aborted) {
-        if (!news) {
-          let timer: NodeJS.Timeout | undefined;
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-            const untilExpiry = Date.parse(first.expiresAt) - Date.now() + 5;
-            timer = setTimeout(
-              resolve,
-              untilExpiry > 0
-                ? Math.min(untilExpiry, lookAgainMs)
-                : lookAgainMs / 4,
-            );
-          });
-          clearTimeout(timer);
-        }
-        news = false;
-        if (signal.aborted) return;
+      for (;;) {
+        attention.to(last);
+        if (!(await attention.news(last))) return;
         const receipt = await this.read(id);
-        attend(receipt);
-        if (receipt.status === status) continue;
-        status = receipt.status;
+        const changed = receipt.status !== last.status;
+        last = receipt;
+        if (!changed) continue;
         yield receipt;
         if (isOver(receipt)) return;
       }
     } finally {
-      for (const stop of stops.values()) stop();
-      this.#redis.subscriptions.off("gap", onNews);
-      signal.removeEventListener("abort", onNews);
+      attention.stop();
     }
+  }
+}
+
+/** One who waits for news of a message, and looks again now and then because a bell may be lost. */
+export class Attention {
+  readonly #listen: Receipts["listen"];
+  readonly #subscriptions: Subscriptions;
+  readonly #signal: AbortSignal;
+  readonly #stops = new Map<string, () => void>();
+  /** At first there may be some already. */
+  #news = true;
+  #wake: () => void = () => undefined;
+
+  constructor(
+    listen: Receipts["listen"],
+    subscriptions: Subscriptions,
+    signal: AbortSignal,
+  ) {
+    this.#listen = listen;
+    this.#subscriptions = subscriptions;
+    this.#signal = signal;
+    subscriptions.on("gap", this.#onNews);
+    signal.addEventListener("abort", this.#onNews);
+  }
+
+  readonly #onNews = () => {
+    this.#news = true;
+    this.#wake();
+  };
+
+  /** Of a user's message the news come from the user and, once it is given, from its connections. */
+  to(receipt: Pick<Receipt, "to" | "deliveries">): void {
+    for (const channel of newsOf(receipt)) {
+      if (this.#stops.has(channel)) continue;
+      const { heard, stop } = this.#listen(channel, this.#onNews);
+      this.#stops.set(channel, stop);
+      // What changed before the channel was heard; one that cannot be subscribed is made up for by looking again.
+      heard.then(this.#onNews, () => undefined);
+    }
+  }
+
+  /** Resolves when it is time to look again; false when the signal has aborted. */
+  async news({ expiresAt }: Pick<Receipt, "expiresAt">): Promise<boolean> {
+    if (!this.#news && !this.#signal.aborted) {
+      let timer: NodeJS.Timeout | undefined;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+        const untilExpiry = Date.parse(expiresAt) - Date.now() + 5;
+        timer = setTimeout(
+          resolve,
+          untilExpiry > 0
+            ? Math.min(untilExpiry, lookAgainMs)
+            : lookAgainMs / 4,
+        );
+      });
+      clearTimeout(timer);
+    }
+    this.#news = false;
+    return !this.#signal.aborted;
+  }
+
+  stop(): void {
+    for (const stop of this.#stops.values()) stop();
+    this.#subscriptions.off("gap", this.#onNews);
+    this.#signal.removeEventListener("abort", this.#onNews);
   }
 }

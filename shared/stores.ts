@@ -3,6 +3,7 @@ import type { Config } from "./config.js";
 import { Events, eventScripts, type EventsOptions } from "./events.js";
 import { Fanout, fanoutScripts } from "./fanout.js";
 import { Log, logScripts } from "./log.js";
+import { laneScripts } from "./lane-scripts.js";
 import type { Logger } from "./logging.js";
 import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
@@ -10,10 +11,12 @@ import { DeliveryQueues } from "./queue.js";
 import { RedisLink } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts } from "./registry.js";
+import { Replies, replyScripts } from "./replies.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 import { userScripts } from "./user-scripts.js";
 import { Users } from "./users.js";
+import { WebhookQueue } from "./webhook-queue.js";
 
 export interface Stores {
   redis: RedisLink;
@@ -24,7 +27,10 @@ export interface Stores {
   fanout: Fanout;
   memberships: Memberships;
   queues: DeliveryQueues;
+  /** Lanes of events that wait for the webhook. */
+  webhooks: WebhookQueue;
   users: Users;
+  replies: Replies;
   replication: Replication;
   tokens: Tokens;
   /** Takes away what an ended connection left: its memberships, its queue and its jobs. */
@@ -44,17 +50,20 @@ export function openStores(
       ...logScripts,
       ...registryScripts,
       ...eventScripts,
+      ...laneScripts,
       ...fanoutScripts,
       ...membershipScripts,
       ...replicationScripts,
       ...userScripts,
+      ...replyScripts,
       accuseScript,
     ],
     logger,
   );
   const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
   void memory.look();
-  const events = new Events(redis, config);
+  const webhooks = new WebhookQueue(redis, logger);
+  const events = new Events(redis, config, webhooks);
   const registry = new Registry(redis, config, events);
   const limits = {
     maxMessages: config.logMaxMessages,
@@ -77,6 +86,7 @@ export function openStores(
   });
   const memberships = new Memberships(redis, registry, fanout, config);
   const queues = new DeliveryQueues(redis, logger);
+  const replies = new Replies(redis, limits);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
   return {
     redis,
@@ -87,7 +97,9 @@ export function openStores(
     fanout,
     memberships,
     queues,
-    users: new Users({ redis, registry, log, queues }, limits),
+    webhooks,
+    users: new Users({ redis, registry, log, queues, replies }, limits),
+    replies,
     replication: new Replication(redis, logger),
     tokens,
     async remove(connectionId) {
@@ -95,7 +107,7 @@ export function openStores(
       await queues.remove(connectionId);
     },
     async close() {
-      await queues.close();
+      await Promise.all([queues.close(), webhooks.close()]);
       redis.close();
     },
   };

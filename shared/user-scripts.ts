@@ -48,7 +48,7 @@ local function everybody(out, index, parked)
 end
 `;
 
-/** Takes a row out of what is parked. Header: expires topic|- binary contentType. */
+/** Takes a row out of what is parked. Header: expires topic|- flags contentType (flags: entry.ts). */
 const unpark = `
 local function unpark(parked, claims, row)
   redis.call('XDEL', parked, row[1])
@@ -177,7 +177,7 @@ return everybody({'begun', ARGV[1], c[2], c[3]}, KEYS[2], KEYS[3])
 /**
  * Where a push went. Without any connection it is parked, unless somebody has arrived since the look around.
  * KEYS message index parked claims
- * ARGV 1 place 2 to 3 recipients 4 online 5 newest seen 6 'topic|- binary contentType' 7 body 8 maxMessages 9 maxBytes 10 topic|-
+ * ARGV 1 place 2 to 3 recipients 4 online 5 newest seen 6 'topic|- flags contentType' 7 body 8 maxMessages 9 maxBytes 10 topic|-
  *      11 'park' or the reason why not
  * Returns {'given'}, {'parked'}, {'undeliverable'}, {'done'}, {'full', what, limit, actual} or {'changed', newest, …}.
  */

@@ -7,6 +7,7 @@
  * message's ID) → given (user). Any step may be repeated by anybody, and whoever dies in between leaves a claim that the
  * next one to come finishes: for the same connection, or for another when that one ended without it.
  */
+import { flagsOf, parseFlags } from "./entry.js";
 import { BridgeError } from "./errors.js";
 import {
   newScheduledId,
@@ -19,6 +20,7 @@ import type { Append, Appended, Idempotency, Log } from "./log.js";
 import type { DeliveryQueues } from "./queue.js";
 import type { RedisLink } from "./redis.js";
 import type { Registry } from "./registry.js";
+import type { Replies } from "./replies.js";
 import {
   answerUserScript,
   arriveScript,
@@ -111,6 +113,7 @@ export class Users {
   readonly #registry: Registry;
   readonly #log: Log;
   readonly #queues: DeliveryQueues;
+  readonly #replies: Replies;
   readonly #options: UsersOptions;
 
   constructor(
@@ -119,6 +122,7 @@ export class Users {
       registry: Registry;
       log: Log;
       queues: DeliveryQueues;
+      replies: Replies;
     },
     options: UsersOptions,
   ) {
@@ -126,6 +130,7 @@ export class Users {
     this.#registry = parts.registry;
     this.#log = parts.log;
     this.#queues = parts.queues;
+    this.#replies = parts.replies;
     this.#options = options;
   }
 
@@ -174,6 +179,13 @@ export class Users {
         retryAfterSeconds: 1,
       });
     const begun = parseBegun(reply);
+    // Before anybody can have the message, and so reply to it.
+    if (push.replyMs !== undefined)
+      await this.#replies.open(
+        { tag, place: begun.place },
+        push.replyMs,
+        idempotency !== undefined,
+      );
     return dueAtMs === undefined
       ? this.#deliver(tag, push, begun, idempotency !== undefined)
       : this.#schedule(tag, push, begun, dueAtMs, open);
@@ -413,7 +425,7 @@ export class Users {
           given.to.length,
           given.online,
           newest,
-          `${push.topic ?? "-"} ${push.binary ? 1 : 0} ${push.contentType}`,
+          `${push.topic ?? "-"} ${flagsOf(push.binary, push.replyMs !== undefined)} ${push.contentType}`,
           push.body,
           this.#options.maxMessages,
           this.#options.maxBytes,
@@ -487,8 +499,9 @@ export class Users {
   ): Promise<boolean> {
     const { place, header, body } = parked;
     let { whose } = parked;
-    const [expires = "0", topic = "-", binary = "0"] = header.split(" ", 3);
-    const contentType = header.slice(`${expires} ${topic} ${binary} `.length);
+    const [expires = "0", topic = "-", flags = "0"] = header.split(" ", 3);
+    const contentType = header.slice(`${expires} ${topic} ${flags} `.length);
+    const { binary, asks } = parseFlags(flags);
     const user = {
       label: userMessageLabel(tag, place),
       expiresAtMs: Number(expires),
@@ -502,8 +515,9 @@ export class Users {
             connectionId: whose,
             body,
             contentType,
-            binary: binary === "1",
+            binary,
             ttlSeconds: 1,
+            ...(asks ? { replyMs: 0 } : {}),
             ...(topic === "-" ? {} : { topic }),
           },
           user,
@@ -674,7 +688,7 @@ function parseBegun(reply: readonly string[]): Begun {
 
 /** The message as one connection gets it. */
 function bare(push: UserAppend, connectionId: string): Append {
-  const { body, contentType, binary, ttlSeconds, topic } = push;
+  const { body, contentType, binary, ttlSeconds, topic, replyMs } = push;
   return {
     connectionId,
     body,
@@ -682,5 +696,6 @@ function bare(push: UserAppend, connectionId: string): Append {
     binary,
     ttlSeconds,
     ...(topic === undefined ? {} : { topic }),
+    ...(replyMs === undefined ? {} : { replyMs }),
   };
 }

@@ -7,6 +7,13 @@ import { BridgeError } from "../shared/errors.js";
 import type { Entry } from "../shared/entry.js";
 import type { GroupEntry } from "../shared/fanout.js";
 import { isGroupName } from "../shared/ids.js";
+import {
+  checkBody,
+  fromBase64,
+  hasUtf8,
+  mediaTypeOf,
+  type MediaType,
+} from "../shared/media.js";
 import { isoTimes } from "../shared/time.js";
 import { bridgeProtocol } from "./handshake.js";
 import type { Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";
@@ -26,6 +33,11 @@ const envelopeBytes = 1_400;
 /** What a client may publish to a group: text, so that its `data` is the body. */
 const textTypePattern =
   /^(text\/[\w.+-]{1,64}|application\/([\w.-]{1,64}\+)?json)( *; *charset=utf-8)?$/i;
+
+/** As in openapi.yaml (`EventName`). */
+const eventNamePattern = /^[^\p{Cc}\p{Surrogate}]{1,128}$/u;
+/** As in openapi.yaml (`Ref`). */
+const refMax = 64;
 
 const publishedAt = isoTimes();
 const expiresAt = isoTimes();
@@ -76,8 +88,9 @@ interface Content {
 }
 
 function message(entry: Entry, redelivered: boolean): Frame[] {
+  const asks = entry.asks ? `,"replyTo":"${entry.id}"` : "";
   return frames(
-    `"id":"${entry.id}","seq":${entry.seq}`,
+    `"id":"${entry.id}","seq":${entry.seq}${asks}`,
     entry,
     entry.seq,
     redelivered,
@@ -177,6 +190,35 @@ function groupRequest(
   return { kind: "group", action, group, data, contentType, ref };
 }
 
+/** What a client says: text by default, or bytes. Throws what is wrong with it as a push of the same would. */
+function bodyOf(said: Record<string, unknown>): MediaType & { body: Buffer } {
+  const { data, dataBase64, contentType } = said;
+  const bad = (detail: string) =>
+    new BridgeError("invalid_parameter", { detail });
+  if (contentType !== undefined && typeof contentType !== "string")
+    throw bad("contentType is text");
+  if (data !== undefined && dataBase64 !== undefined)
+    throw bad("give one of data and dataBase64, not two");
+  let body: Buffer | undefined;
+  if (dataBase64 !== undefined) {
+    if (typeof dataBase64 === "string") body = fromBase64(dataBase64);
+    if (body === undefined) throw bad("dataBase64 is no base64");
+  } else {
+    if (data !== undefined && typeof data !== "string")
+      throw bad(
+        "data is text; JSON goes into it as text, bytes into dataBase64",
+      );
+    if (!hasUtf8(data ?? "")) throw new BridgeError("invalid_utf8");
+    body = Buffer.from(data ?? "");
+  }
+  const type = mediaTypeOf(
+    contentType ??
+      (dataBase64 === undefined ? "text/plain" : "application/octet-stream"),
+  );
+  checkBody(body, type);
+  return { ...type, body };
+}
+
 function read(data: Buffer, binary: boolean): Said {
   if (binary) return violation("frames of bridge.v1.json are text");
   let said: Record<string, unknown>;
@@ -189,6 +231,8 @@ function read(data: Buffer, binary: boolean): Said {
     return violation("the frame is not JSON");
   }
   const ref = typeof said["ref"] === "string" ? said["ref"] : undefined;
+  if (ref !== undefined && (ref.length === 0 || ref.length > refMax))
+    return violation(`a ref has 1 to ${refMax} characters`);
   switch (said["type"]) {
     case "ack": {
       const { seq, groups } = said as { seq: unknown; groups: unknown };
@@ -212,19 +256,43 @@ function read(data: Buffer, binary: boolean): Said {
     case "event":
       if (typeof said["event"] !== "string")
         return violation("event needs a name in `event`");
-      return { kind: "event", event: said["event"], ref };
+      try {
+        if (!eventNamePattern.test(said["event"]))
+          throw new BridgeError("invalid_parameter", {
+            detail:
+              "an event's name has 1 to 128 characters, none of them a control character",
+          });
+        const { contentType, binary, body } = bodyOf(said);
+        return {
+          kind: "event",
+          event: said["event"],
+          ref,
+          contentType,
+          binary,
+          body,
+        };
+      } catch (error) {
+        return { kind: "refused", ref, error: error as Error };
+      }
     case "join":
     case "leave":
     case "publish":
       return groupRequest(said["type"], said, ref);
     case "reply":
-      return {
-        kind: "refused",
-        ref,
-        error: new BridgeError("message_not_found", {
-          detail: "nobody waits for a reply to this message",
-        }),
-      };
+      if (typeof said["replyTo"] !== "string")
+        return violation("reply needs the message in `replyTo`");
+      try {
+        const { contentType, body } = bodyOf(said);
+        return {
+          kind: "reply",
+          replyTo: said["replyTo"],
+          ref,
+          contentType,
+          body,
+        };
+      } catch (error) {
+        return { kind: "refused", ref, error: error as Error };
+      }
     default:
       return violation("unknown type of frame");
   }
@@ -267,8 +335,10 @@ export function bridgeSpeaker(): Speaker {
         type: "result",
         ref,
         ok: true,
-        contentType: "application/json",
-        data: JSON.stringify(value),
+        ...(value && {
+          contentType: "application/json",
+          data: JSON.stringify(value),
+        }),
       }),
     read,
   };

@@ -18,6 +18,7 @@ import {
   CLOSE_BY_BACKEND,
   CLOSE_CODES,
   CLOSE_NORMAL,
+  CLOSE_OVERLOAD,
   CLOSE_POLICY,
   CLOSE_RESTART,
   CLOSE_TAKEN_OVER,
@@ -39,6 +40,7 @@ import type { Users } from "../shared/users.js";
 import { Delivery } from "./delivery.js";
 import { deliveryRun } from "./delivery-run.js";
 import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
+import { Intake } from "./intake.js";
 import type { Lease, Pulse } from "./lease.js";
 import { Members, type GroupStores } from "./members.js";
 import { Ownership } from "./ownership.js";
@@ -46,7 +48,8 @@ import { Reporter } from "./reporter.js";
 import { SlowReader } from "./slow.js";
 import type { Frame, Speaker } from "./speaker.js";
 import { Suspicion } from "./suspicion.js";
-import { UpstreamLimit } from "./upstream.js";
+import { UpstreamLimit, type Throttle } from "./upstream.js";
+import { Voice, type VoiceDeps } from "./voice.js";
 
 /** A client that was told to move has this long after its slot. */
 const moveGraceMs = 5_000;
@@ -69,7 +72,7 @@ export interface Socket {
   resume(): void;
 }
 
-export interface ConnectionDeps extends GroupStores {
+export interface ConnectionDeps extends GroupStores, VoiceDeps {
   instance: string;
   log: Log;
   registry: Registry;
@@ -118,6 +121,8 @@ export class Connection {
   readonly #delivery: Delivery;
   readonly #reporter: Reporter;
   readonly #members: Members;
+  readonly #voice: Voice;
+  readonly #opening: Throttle;
   readonly #slow: SlowReader;
   readonly #limit: UpstreamLimit;
   readonly #heartbeat: Heartbeat;
@@ -127,6 +132,8 @@ export class Connection {
   readonly #startedAt = Date.now();
   #state: State = "opening";
   #fenced = false;
+  /** The client broke the protocol: nothing it says counts any more. */
+  #deaf = false;
   /** A drain came before the welcome: told right after it. */
   #slotMs: number | undefined;
   #ended = false;
@@ -226,6 +233,20 @@ export class Connection {
       claim,
       this.#logger,
     );
+    const intake = new Intake(socket);
+    // What a client says before we know who it is waits on its line.
+    this.#opening = intake.holder();
+    this.#opening.pause();
+    this.#voice = new Voice(deps, {
+      connectionId,
+      epoch: claim.epoch,
+      userId: claim.identity.userId,
+      resumeMs: config.resumeMs,
+      speaker,
+      write: (frame) => this.#write(frame),
+      intake: intake.holder(),
+      unheard: (error) => this.#unheard(error),
+    });
     this.#worker = deps.queues.consume(connectionId, (signal) =>
       deliveryRun(
         {
@@ -237,7 +258,7 @@ export class Connection {
         signal,
       ),
     );
-    this.#limit = new UpstreamLimit(socket);
+    this.#limit = new UpstreamLimit(intake.holder());
     this.#heartbeat = startHeartbeat({
       everyMs: admitted.heartbeatMs ?? config.heartbeatMs,
       ping: () => this.#ping(),
@@ -292,6 +313,7 @@ export class Connection {
     ]);
     if (this.#state !== "opening") return;
     this.#to = "open";
+    this.#opening.resume();
     const welcome = speaker.welcome({
       connectionId: this.id,
       userId: claim.identity.userId,
@@ -388,6 +410,7 @@ export class Connection {
   }
 
   #ping(): void {
+    if (this.#voice.holding) this.#heartbeat.heard();
     if (!this.#mayWrite()) {
       this.#ownership.confirmQuietly();
       return;
@@ -487,7 +510,7 @@ export class Connection {
 
   /** The client sent a frame. */
   onMessage(data: Buffer, binary: boolean): void {
-    if (!this.#live) return;
+    if (this.#deaf || this.#state === "closed") return;
     this.#heartbeat.heard();
     if (!this.#limit.accept(data.length)) {
       this.#refuse(
@@ -499,6 +522,10 @@ export class Connection {
       return;
     }
     const said = this.#speaker.read(data, binary);
+    // On a socket that is being left, too: its client does not know yet, and says it nowhere else.
+    if (said.kind === "event") return this.#voice.event(said);
+    if (said.kind === "reply") return void this.#voice.reply(said);
+    if (!this.#live) return;
     switch (said.kind) {
       case "ack":
         this.#onAck(said.seq ?? 0, said.groups ?? {});
@@ -508,23 +535,8 @@ export class Connection {
         return;
       case "pong":
         return;
-      case "event":
-        if (said.ref !== undefined)
-          this.#write(
-            this.#speaker.result(
-              said.ref,
-              toProblem(
-                new BridgeError("not_found", {
-                  detail: "no backend listens for events",
-                }),
-              ),
-            ),
-          );
-        return;
       case "refused":
-        if (said.ref !== undefined)
-          this.#write(this.#speaker.result(said.ref, toProblem(said.error)));
-        else this.#write(this.#speaker.error(toProblem(said.error)));
+        this.#voice.refuse(said.ref, said.error);
         return;
       case "violation":
         this.#refuse(said.error, CLOSE_POLICY);
@@ -550,8 +562,16 @@ export class Connection {
     this.#heartbeat.heard();
   }
 
+  /** What a raw client said is lost, and no frame could tell it: the end of its socket does. */
+  #unheard(error: unknown): void {
+    this.#logger.warn({ err: error }, "what the client said was not stored");
+    if (this.#live)
+      this.#close(CLOSE_OVERLOAD, CLOSE_CODES[CLOSE_OVERLOAD].reason);
+  }
+
   #refuse(error: Error, code: CloseCode): void {
     this.#logger.info({ err: error, code }, "the client broke the protocol");
+    this.#deaf = true;
     this.#write(this.#speaker.error(toProblem(error)));
     this.#close(code, CLOSE_CODES[code].reason);
   }
@@ -612,6 +632,7 @@ export class Connection {
     const steps: (() => Promise<unknown>)[] = [
       () => redis.subscriptions.unsubscribe(this.#channel),
       () => this.#reporter.flush(),
+      () => this.#voice.flush(),
       () => (byClient ? this.#accuse(soon) : Promise.resolve()),
       () => this.#worker.close(),
       () => this.#giveBack(),

@@ -8,6 +8,7 @@ import { startChores } from "./chores.js";
 import { Feeds } from "./feeds.js";
 import { Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
+import { startWebhooks } from "./webhooks/webhooks.js";
 
 /** Leases and windows are looked at this often, but not more often than a third of a lease. */
 const choresEveryMs = 5_000;
@@ -22,7 +23,7 @@ async function main(): Promise<void> {
   const instance = randomBase62(12);
   const stores = openStores(config, logger);
   const { redis, memory, registry, log, fanout, memberships, queues } = stores;
-  const { users, replication, tokens } = stores;
+  const { users, events, replies, replication, tokens } = stores;
   const pulse = new Pulse();
   const feeds = new Feeds({ fanout, redis, logger, ...config });
   const server = new BridgeServer({
@@ -35,6 +36,8 @@ async function main(): Promise<void> {
     feeds,
     queues,
     users,
+    replies,
+    events,
     redis,
     tokens,
     pulse,
@@ -54,6 +57,9 @@ async function main(): Promise<void> {
     logger,
     everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
   });
+  const webhooks =
+    config.webhook &&
+    startWebhooks({ stores, settings: config.webhook, logger });
   redis.subscriptions
     .watch(instance, (channel) => {
       redis.publish(channel, "").catch(() => undefined);
@@ -76,6 +82,7 @@ async function main(): Promise<void> {
         { name: "sockets", run: () => server.close() },
         { name: "groups", run: () => feeds.close() },
         { name: "pulse", run: () => pulse.close() },
+        { name: "webhooks", run: () => webhooks?.close() },
         { name: "stores", run: () => stores.close() },
       ],
       config.drainMs + 15_000,

@@ -26,6 +26,13 @@ export function rawSpeaker(options: {
     error: () => undefined,
     result: () => undefined,
     done: () => undefined,
-    read: () => ({ kind: "event", event: "message", ref: undefined }),
+    read: (data, binary) => ({
+      kind: "event",
+      event: "message",
+      ref: undefined,
+      contentType: binary ? "application/octet-stream" : "text/plain",
+      binary,
+      body: data,
+    }),
   };
 }

@@ -49,7 +49,21 @@ export type Said =
     }
   | GroupRequest
   | { kind: "pong" }
-  | { kind: "event"; event: string; ref: string | undefined }
+  | {
+      kind: "event";
+      event: string;
+      ref: string | undefined;
+      contentType: string;
+      binary: boolean;
+      body: Buffer;
+    }
+  | {
+      kind: "reply";
+      replyTo: string;
+      ref: string | undefined;
+      contentType: string;
+      body: Buffer;
+    }
   /** Understood, but not to be had: answered with a problem. */
   | { kind: "refused"; ref: string | undefined; error: Error }
   /** Not of this protocol: closed with 1008. */
@@ -71,7 +85,7 @@ export interface Speaker {
   drain(reconnectAfterMs: number): Frame | undefined;
   error(problem: Problem): Frame | undefined;
   result(ref: string, problem: Problem): Frame | undefined;
-  /** A request was done; `value` says what came of it. */
-  done(ref: string, value: object): Frame | undefined;
+  /** A request was done; `value` says what came of it, if there is anything to say. */
+  done(ref: string, value?: object): Frame | undefined;
   read(data: Buffer, binary: boolean): Said;
 }

@@ -872,18 +872,106 @@ t.test("requests", async (t) => {
     await t.rejects(bridge.request({ type: "join", group: "g" }), {
       code: "not_open",
     });
-    t.throws(() => bridge.reply("x", "y"), { code: "not_open" });
   });
+});
 
-  t.test("answers are text or bytes", async (t) => {
+t.test("what is said to the backend", async (t) => {
+  const ok = (frame: Record<string, unknown> | undefined) => ({
+    type: "result",
+    ref: frame?.["ref"],
+    ok: true,
+  });
+  const said = (sent: Record<string, unknown>[]) =>
+    sent.map((frame) => frame["data"]);
+
+  t.test("is text or bytes", async (t) => {
     const { bridge, last } = start(t);
     last().open().say(welcome());
-    bridge.reply("r1", "yes", "text/plain");
-    bridge.reply("r2", Uint8Array.of(0, 255));
-    t.same(last().sent, [
+    void bridge.reply("r1", "yes", "text/plain");
+    void bridge.reply("r2", Uint8Array.of(0, 255));
+    void bridge.send("hi");
+    void bridge.send("hi", Uint8Array.of(1), "image/png");
+    t.match(last().sent, [
       { type: "reply", replyTo: "r1", contentType: "text/plain", data: "yes" },
       { type: "reply", replyTo: "r2", dataBase64: "AP8=" },
+      { type: "event", event: "hi", data: "" },
+      { type: "event", event: "hi", dataBase64: "AQ==" },
     ]);
+    const refs = last().sent.map((frame) => String(frame["ref"]));
+    t.equal(new Set(refs).size, 4);
+    const other = start(t);
+    other.last().open().say(welcome());
+    void other.bridge.send("hi");
+    t.notOk(
+      refs.includes(String(other.last().sent[0]?.["ref"])),
+      "another page of the same connection never uses the same ref",
+    );
+  });
+
+  t.test("is said again on the next socket, until it is heard", async (t) => {
+    const { bridge, last, clock } = start(t);
+    const early = bridge.send("e", "0");
+    last().open().say(welcome());
+    const [one, two] = [bridge.send("e", "1"), bridge.send("e", "2")];
+    t.same(said(last().sent), ["0", "1", "2"]);
+    const first = last().sent;
+    last().say(ok(first[0])).say(ok(first[1]));
+    await Promise.all([early, one]);
+    last().end();
+    const three = bridge.send("e", "3");
+    clock.advance(200);
+    last().open().say(resumed());
+    t.same(said(last().sent), ["2", "3"], "in order, before anything new");
+    t.equal(last().sent[0]?.["ref"], first[2]?.["ref"], "under its own name");
+    for (const frame of [...last().sent]) last().say(ok(frame));
+    await Promise.all([two, three]);
+  });
+
+  t.test("is given up with its connection", async (t) => {
+    const { bridge, last, clock } = start(t);
+    last().open().say(welcome());
+    const lost = bridge.send("e", "1");
+    last().end();
+    clock.advance(200);
+    last()
+      .open()
+      .say(welcome({ connectionId: "c_2" }));
+    await t.rejects(lost, { code: "interrupted" });
+    t.same(last().sent, []);
+    const cut = bridge.send("e", "2");
+    void bridge.close();
+    await t.rejects(cut, { code: "interrupted" });
+    await t.rejects(bridge.send("e", "3"), { code: "not_open" });
+  });
+
+  t.test("is never faster than the server allows", async (t) => {
+    const { bridge, last, clock } = start(t);
+    last()
+      .open()
+      .say(
+        welcome({
+          limits: {
+            messagesPerSecond: 6,
+            bytesPerSecond: 1_000,
+            maxBytes: 5_000,
+          },
+        }),
+      );
+    for (let i = 0; i < 5; i++) void bridge.send("e", String(i));
+    t.same(said(last().sent), ["0", "1"]);
+    clock.advance(1_000);
+    t.same(said(last().sent), ["0", "1", "2", "3"]);
+    clock.advance(1_000);
+    t.equal(last().sent.length, 5);
+    clock.advance(1_000);
+    void bridge.send("e", "x".repeat(900));
+    void bridge.send("e", "y");
+    t.equal(last().sent.length, 6, "bytes count as well");
+    clock.advance(1_000);
+    t.equal(last().sent.length, 7);
+    await t.rejects(bridge.send("e", "é".repeat(3_000)), { code: "too_big" });
+    for (let i = 7; i < 100; i++) void bridge.send("e");
+    await t.rejects(bridge.send("e"), { code: "busy" });
   });
 });
 

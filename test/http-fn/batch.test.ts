@@ -65,6 +65,7 @@ t.test("one result per item, in order, each with its own status", async (t) => {
       line({ to, data: "x".repeat(262_145) }),
       line({ to, data: "\ud800" }),
       line({ to, data: "x", contentType: "text/plain; charset=latin1" }),
+      line({ to, data: "x", expect: "reply" }),
       // The last line needs no newline.
       JSON.stringify({ to }),
     ].join(""),
@@ -95,9 +96,13 @@ t.test("one result per item, in order, each with its own status", async (t) => {
       "payload_too_large",
       "invalid_utf8",
       "unsupported_media_type",
+      "invalid_parameter",
       202,
     ],
   );
+  t.match(results[16]?.problem?.errors, [
+    { pointer: "/body/16/expect", message: /waits for nobody/ },
+  ]);
   t.match(results[6]?.problem?.errors, [{ pointer: "/body/6/ttl" }]);
   t.match(results[7]?.problem?.errors, [{ pointer: "/body/7/what" }]);
   t.match(results[12]?.problem?.errors, [{ pointer: "/body/12/at" }]);

@@ -645,3 +645,78 @@ t.test("durability is asked for by header, query or default", async (t) => {
   });
   t.equal(other.statusCode, 422, "it is another request");
 });
+
+t.test("expect=reply answers with the reply", async (t) => {
+  const fake = setup(t);
+  const to = fake.bridge.connect();
+  const asking = post(fake, to, {
+    query: "?expect=reply",
+    headers: { "content-type": "text/plain" },
+    body: "?",
+  });
+  await until(() => fake.bridge.following === 1);
+  const [push] = fake.bridge.pushes;
+  t.ok(push?.replyMs !== undefined && push.replyMs > 10_000);
+  t.notOk(push && "waitMs" in push);
+  const [id = ""] = fake.bridge.receipts.keys();
+  const body = Buffer.from([123, 0, 255]);
+  fake.bridge.replied(id, {
+    connectionId: to,
+    contentType: "application/json",
+    body,
+  });
+  const response = await asking;
+  t.equal(response.statusCode, 200);
+  t.ok(response.rawPayload.equals(body));
+  t.match(response.headers, {
+    "content-type": "application/json",
+    location: `/v1/messages/${id}`,
+    "preference-applied": "wait=10",
+    "reply-connection": to,
+    "x-content-type-options": "nosniff",
+  });
+});
+
+t.test("no reply in time is 504 with the message's address", async (t) => {
+  const fake = setup(t);
+  const response = await post(fake, fake.bridge.connect(), {
+    query: "?expect=reply&wait=1",
+    headers: { accept: "text/plain" },
+  });
+  const [id = ""] = fake.bridge.receipts.keys();
+  t.equal(response.statusCode, 504);
+  t.equal(response.headers.location, `/v1/messages/${id}`);
+  t.match(response.body, /reply_timeout/);
+  t.match(response.body, id);
+});
+
+t.test("expect is refused where nobody waits", async (t) => {
+  const fake = setup(t);
+  const to = fake.bridge.connect();
+  const cases: [url: string, code: string, words: RegExp][] = [
+    [`connections/${to}/messages?expect=receipt`, "invalid_parameter", /reply/],
+    [
+      `connections/${to}/messages?expect=reply&delay=5`,
+      "invalid_parameter",
+      /excludes delay/,
+    ],
+    [
+      `connections/${to}/messages?expect=reply&wait=0`,
+      "invalid_parameter",
+      /at least 1/,
+    ],
+    ["groups/g/messages?expect=reply", "unknown_parameter", /expect/],
+    ["broadcast?expect=reply", "unknown_parameter", /expect/],
+    ["batch?expect=reply", "unknown_parameter", /expect/],
+  ];
+  for (const [url, code, words] of cases) {
+    const response = await fake.app.inject({
+      method: "POST",
+      url: `/v1/${url}`,
+      headers: { host: "localhost:8080" },
+    });
+    t.equal(response.statusCode, 400, url);
+    t.match(response.json<Problem>(), { code, detail: words });
+  }
+  t.equal(fake.bridge.pushes.length, 0);
+});

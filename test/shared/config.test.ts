@@ -6,6 +6,8 @@ import { ConfigError, parseConfig, printConfig } from "../../shared/config.js";
 const hash = createHash("sha256").update("key").digest("hex");
 const apiKeys = `backend:push+read:${hash}`;
 
+const whsec = `whsec_${Buffer.alloc(32, 7).toString("base64")}`;
+
 /** What the start says about an environment, line by line. */
 function mistakes(env: Record<string, string>): readonly string[] {
   try {
@@ -101,6 +103,25 @@ t.test("a bad value is one line that names it", async (t) => {
     ["ALLOWED_ORIGINS", "app.example", "https://app.example/", "null", "*"],
     ["PUBLIC_WS_URL", "https://x", "wss://"],
     [
+      "WEBHOOK_URL",
+      "backend.example",
+      "ftp://backend.example/",
+      "https://user:pass@backend.example/",
+      "https://backend.example/#there",
+    ],
+    [
+      "WEBHOOK_SECRETS",
+      "c2VjcmV0",
+      "whsec_c2hvcnQ=",
+      `whsec_${Buffer.alloc(65).toString("base64")}`,
+      Array(3).fill(whsec).join(","),
+    ],
+    ["WEBHOOK_EVENTS", "connected,gone", "*"],
+    ["WEBHOOK_ALLOW", "backend.example", "10.0.0.0/33", "10.0.0.0/8/8", "::1/"],
+    ["WEBHOOK_ORIGIN", "https://bridge.example", "-"],
+    ["WEBHOOK_TIMEOUT_SECONDS", "0", "61"],
+    ["WEBHOOK_GIVE_UP_SECONDS", "0.5", "604801"],
+    [
       "API_KEYS",
       "secret",
       "a:push",
@@ -147,6 +168,58 @@ t.test("values are taken as they are", async (t) => {
       tokenKeys: "k:c2VjcmV0",
     },
   );
+});
+
+t.test("a webhook", async (t) => {
+  const url = "https://backend.example/hooks?key=topsecret";
+  const given = { WEBHOOK_URL: url, WEBHOOK_SECRETS: whsec };
+  t.equal(parseConfig({}).webhook, undefined);
+  t.equal(parseConfig({ WEBHOOK_SECRETS: whsec }).webhook, undefined);
+  const { webhook } = parseConfig({ ...given, API_KEYS: apiKeys });
+  t.match(webhook, {
+    secrets: [Buffer.alloc(32, 7)],
+    origin: "push-bridge",
+    allow: [],
+    local: false,
+    timeoutMs: 15_000,
+    giveUpMs: 86_400_000,
+    pendingBytes: 67_108_864,
+  });
+  t.equal(webhook?.url.href, url);
+  t.same(
+    [...(webhook?.events ?? [])],
+    ["connected", "event", "disconnected", "message.undelivered"],
+  );
+  t.match(
+    parseConfig({
+      ...given,
+      PUBLIC_WS_URL: "wss://ws.example/",
+      WEBHOOK_ALLOW: "10.0.0.0/8, fd00::/8",
+      WEBHOOK_SECRETS: `${whsec}, ${whsec}`,
+    }).webhook,
+    {
+      origin: "ws.example",
+      allow: ["10.0.0.0/8", "fd00::/8"],
+      local: true,
+      secrets: { length: 2 },
+    },
+  );
+  t.match(mistakes({ WEBHOOK_URL: url }), [/^WEBHOOK_SECRETS: /]);
+  const plain = { ...given, WEBHOOK_URL: "http://backend.example/" };
+  t.same(mistakes(plain), []);
+  t.match(mistakes({ ...plain, API_KEYS: apiKeys }), [/^WEBHOOK_URL: .*https/]);
+  t.same(
+    mistakes({ ...plain, API_KEYS: apiKeys, WEBHOOK_ALLOW: "10.1.2.3" }),
+    [],
+  );
+  const shown = printConfig(given);
+  t.match(
+    shown,
+    /^WEBHOOK_URL=https:\/\/backend\.example\/hooks\?key=\*\*\* /m,
+  );
+  t.match(shown, /^WEBHOOK_SECRETS=whsec_\*\*\* /m);
+  for (const secret of ["topsecret", whsec.slice(6)])
+    t.notMatch(shown, secret, secret);
 });
 
 t.test("--print-config shows what is in effect, and why, masked", async (t) => {

@@ -95,6 +95,82 @@ t.test("on Redis", async (t) => {
   t.equal(events.length, 2, "without the identity it would be twice");
 });
 
+t.test("what clients say is bounded by its bytes", async (t) => {
+  const redis = await singleRedis(t);
+  const size = 100_000;
+  const limit = 1_000_000;
+  const world = await startWorld(t, redis.url, { eventsMaxBytes: limit });
+  const say = (n: number): NewEvent => ({
+    id: `s${n}`,
+    knownMs: 1_000,
+    type: "event",
+    subject,
+    timeMs: 1_700_000_000_123,
+    data: {
+      userId: null,
+      event: "e",
+      contentType: "text/plain",
+      data: String(n).padEnd(size, "x"),
+    },
+  });
+  const kept = () => redis.cli("XLEN", "bridge:{events}:stream");
+  await world.events.append(many(0, 50));
+  for (let n = 0; n < 30; n += 1) await world.events.append([say(n)]);
+  t.equal(await kept(), 9, "as many as fit");
+  const page = await world.events.read(1, 100);
+  t.ok(page.gap, "and the reader is told");
+  t.equal(ids(page).at(-1), "s29");
+  t.notOk((await world.events.read(page.last, 1)).gap);
+  await world.events.append(many(100, 150));
+  t.equal(await kept(), 59, "small ones have their room");
+  await world.events.append([
+    {
+      ...say(99),
+      data: {
+        userId: null,
+        event: "e",
+        contentType: "text/plain",
+        data: "x".repeat(limit),
+      },
+    },
+  ]);
+  t.equal(await kept(), 1, "the newest one always");
+  t.equal(await redis.cli("PTTL", "bridge:{events}:bytes").then(Boolean), true);
+
+  for (let n = 200; n < 230; n += 1) await world.events.append([say(n)]);
+  await redis.cli("DEL", "bridge:{events}:bytes");
+  await world.events.append([say(300)]);
+  t.equal(await kept(), 9, "what is kept says how much it is");
+
+  const roomy = await startWorld(t, redis.url);
+  for (let n = 400; n < 440; n += 1) await roomy.events.append([say(n)]);
+  const some = await roomy.events.read(page.last, 1_000);
+  t.ok(some.events.length < 30, "a read is bounded by bytes, too");
+  const feed = new EventFeed(roomy.events, roomy.redis);
+  const leave = new AbortController();
+  const seen: string[] = [];
+  const { items } = await feed.follow(0, leave.signal);
+  for await (const item of items) {
+    if (item.kind === "event") seen.push(item.event.id);
+    if (item.kind === "idle") break;
+  }
+  t.equal(seen.length, 49, "and what follows comes in the next one");
+  t.equal(seen.at(-1), "s439");
+
+  const boundless = await startWorld(t, redis.url, {
+    eventsMaxBytes: limit,
+    scripts: [
+      changed(
+        appendEventsScript,
+        "redis.call('XDEL', KEYS[1], oldest[1])",
+        "break",
+      ),
+    ],
+  });
+  await boundless.events.append([say(500)]);
+  t.equal(await kept(), 50, "without the guard it grows");
+});
+
 t.test("fifty followers cost one reader", async (t) => {
   const redis = await singleRedis(t);
   const { events, redis: link } = await startWorld(t, redis.url);

@@ -51,14 +51,14 @@ const receiptsOf = (world: World) =>
 
 /** The same users in a process that dies at a step: what it would run there is refused. */
 function dying(world: World, at: Script): Users {
-  const { redis, registry, log, queues, windows } = world;
+  const { redis, registry, log, queues, replies, windows } = world;
   const dead = altered(redis, {
     run: (script, ...rest) =>
       script.name === at.name
         ? Promise.reject(new Error("dead"))
         : redis.run(script, ...rest),
   });
-  return new Users({ redis: dead, registry, log, queues }, windows);
+  return new Users({ redis: dead, registry, log, queues, replies }, windows);
 }
 
 /** What lies in a connection's log, in order. */
@@ -338,7 +338,7 @@ async function meeting(t: Test, scripts: readonly Script[]) {
     },
   });
   const users = new Users(
-    { redis: link, registry, log: slow, queues },
+    { redis: link, registry, log: slow, queues, replies: world.replies },
     windows,
   );
   const pushed = await users.push(to(userId, "meet"));

@@ -251,7 +251,37 @@ t.test("what clients say", async (t) => {
       ref: "1",
       error: { code: "invalid_parameter" },
     });
-  t.match(read({ type: "reply", replyTo: "x" }), { kind: "refused" });
+  t.match(read({ type: "reply", replyTo: "x", dataBase64: "AP8=" }), {
+    kind: "reply",
+    replyTo: "x",
+    contentType: "application/octet-stream",
+    body: Buffer.of(0, 255),
+  });
+  for (const [bad, code] of [
+    [{ data: 7 }, "invalid_parameter"],
+    [{ data: "x", dataBase64: "" }, "invalid_parameter"],
+    [{ dataBase64: "?" }, "invalid_parameter"],
+    [{ contentType: 7 }, "invalid_parameter"],
+    [{ contentType: "x\ny" }, "unsupported_media_type"],
+    [{ data: "{", contentType: "application/json" }, "invalid_json"],
+    [{ data: "\ud800" }, "invalid_utf8"],
+    [{ dataBase64: "/w==", contentType: "text/plain" }, "invalid_utf8"],
+  ] as const) {
+    for (const frame of [
+      { type: "reply", replyTo: "x" },
+      { type: "event", event: "e" },
+    ])
+      t.match(
+        read({ ...frame, ...bad, ref: "1" }),
+        { kind: "refused", ref: "1", error: { code } },
+        JSON.stringify(bad),
+      );
+  }
+  for (const event of ["", "a\nb", "x".repeat(129), "\ud800"])
+    t.match(read({ type: "event", event }), {
+      kind: "refused",
+      error: { code: "invalid_parameter" },
+    });
   for (const bad of [
     "",
     "{",
@@ -270,6 +300,9 @@ t.test("what clients say", async (t) => {
     { type: "ack", seq: 1, groups: { g: -1 } },
     { type: "event" },
     { type: "event", event: 1 },
+    { type: "event", event: "e", ref: "x".repeat(65) },
+    { type: "reply" },
+    { type: "reply", replyTo: 1 },
   ])
     t.match(read(bad), { kind: "violation" }, JSON.stringify(bad));
   t.match(speaker.read(Buffer.from('{"type":"pong"}'), true), {

@@ -69,5 +69,12 @@ t.test("whatever a raw client says is the event message", async (t) => {
       kind: "event",
       event: "message",
       ref: undefined,
+      contentType: "text/plain",
+      binary: false,
+      body: Buffer.from(text),
     });
+  t.match(read(Buffer.of(255), true), {
+    contentType: "application/octet-stream",
+    binary: true,
+  });
 });

@@ -1,0 +1,91 @@
+/**
+ * ws-fn instances that die, stand still or go in the middle of a POST to the webhook: the event comes again under the same
+ * `webhook-id`, what follows of its connection comes after it, and nothing is lost.
+ */
+import t from "tap";
+import { startWsFn } from "../../scripts/lab/processes.js";
+import { singleRedis } from "../../scripts/lab/redis.js";
+import type { Scope } from "../../scripts/lab/scope.js";
+import { until } from "../../scripts/lab/until.js";
+import { startReceiver } from "../../scripts/lab/webhook-receiver.js";
+import { newConnectionId } from "../../shared/ids.js";
+import {
+  allTaken,
+  startAppender,
+  watchOrder,
+  webhookEnv,
+} from "../fixtures/webhook-appender.js";
+import { patience } from "../fixtures/world.js";
+
+const { url } = await singleRedis(t);
+let database = 0;
+
+/** One instance has an event in a POST that nobody answers; another one is there to take over. */
+async function inTheMiddle(t: Scope) {
+  const receiver = await startReceiver(t);
+  const env = webhookEnv(`${url}/${++database}`, receiver.url);
+  const first = await startWsFn(t, env);
+  const appender = await startAppender(t, env);
+  receiver.onPost = () => "hang";
+  const lane = newConnectionId();
+  const ids = await appender.append(lane, 4);
+  await until(() => receiver.posts.length === 1, patience);
+  const second = await startWsFn(t, env);
+  receiver.onPost = () => ({});
+  const early = watchOrder(receiver);
+  return {
+    receiver,
+    appender,
+    lane,
+    ids,
+    first,
+    second,
+    early,
+    heard: () => receiver.posts.map(({ id }) => id),
+  };
+}
+
+const is = (lane: string, ...numbers: number[]) =>
+  numbers.map((number) => `${lane}.${number}`);
+
+// Each waits for the lock of the one that is gone: side by side.
+t.jobs = 3;
+const together = { buffered: true };
+
+t.test("killed", together, async (t) => {
+  const lab = await inTheMiddle(t);
+  const { receiver, lane } = lab;
+  lab.first.kill("SIGKILL");
+  await allTaken(receiver, lab.ids);
+  t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4));
+  const [before, again] = receiver.posts;
+  t.equal(again?.headers["webhook-id"], before?.headers["webhook-id"]);
+  t.equal(again?.body.toString(), before?.body.toString());
+  t.same(lab.early, []);
+});
+
+t.test("standing still, and back later", together, async (t) => {
+  const lab = await inTheMiddle(t);
+  const { receiver, lane } = lab;
+  lab.first.kill("SIGSTOP");
+  await allTaken(receiver, lab.ids);
+  lab.first.kill("SIGCONT");
+  // Its POST ends now, late; it must not go on from there.
+  await receiver.down();
+  await receiver.up();
+  const [fifth = ""] = await lab.appender.append(lane, 1);
+  await allTaken(receiver, [fifth]);
+  t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4, 5));
+  t.same(lab.early, []);
+});
+
+t.test("ended in an orderly way", together, async (t) => {
+  const lab = await inTheMiddle(t);
+  const { receiver, lane } = lab;
+  lab.first.kill("SIGTERM");
+  await allTaken(receiver, lab.ids);
+  const { code } = await lab.first.exited;
+  t.equal(code, 0);
+  t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4));
+  t.same(lab.early, []);
+});
