@@ -13,8 +13,9 @@ import {
   userTag,
   type MessageRoute,
 } from "../shared/ids.js";
+import { Gathering } from "../shared/gathering.js";
 import { channels, keys } from "../shared/keys.js";
-import type { Append, Appended } from "../shared/log.js";
+import type { Append, Appended, PlainAppend } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import { tagsOf } from "../shared/membership.js";
 import { Receipts } from "../shared/receipts.js";
@@ -46,6 +47,27 @@ const lookAtMost = 20;
 
 const acceptedUntil = isoTimes();
 
+/** Whether a push has none of the options that need more than the append. */
+const isPlain = (push: Push): push is Push & PlainAppend =>
+  push.ttlSeconds > 0 &&
+  push.idempotency === undefined &&
+  push.topic === undefined &&
+  push.dueAtMs === undefined &&
+  push.durability === undefined;
+
+const acceptedBy = (
+  { connectionId, durability }: Push,
+  { messageId, status, online, expiresAtMs }: Appended,
+): Accepted => ({
+  id: messageId,
+  status,
+  to: { connection: connectionId },
+  recipients: 1,
+  online: online ? 1 : 0,
+  expiresAt: acceptedUntil(expiresAtMs),
+  durability: durability ?? "local",
+});
+
 /** A bridge with its connections; `close` ends them. */
 export interface OpenBridge {
   bridge: Bridge;
@@ -74,6 +96,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     config.receiptMs,
   );
   const feed = new EventFeed(events, redis);
+  const gathering = new Gathering(log, redis);
 
   function refuseUnknown(connectionId: string): void {
     if (!isConnectionId(connectionId))
@@ -170,13 +193,43 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     }
   }
 
-  async function push(request: Push, issued?: () => void): Promise<Pushed> {
+  function push(request: Push, issued?: () => void): Promise<Pushed> {
+    return isPlain(request)
+      ? pushPlain(request, issued)
+      : pushWithOptions(request, issued);
+  }
+
+  /** Nearly all pushes: what another one may need is left out, because it costs. */
+  async function pushPlain(
+    request: Push & PlainAppend,
+    issued?: () => void,
+  ): Promise<Pushed> {
+    const { connectionId, body } = request;
+    refuseUnknown(connectionId);
+    const known = memory.admit(connectionId, body.length);
+    if (known) await known;
+    const appending = gathering.append(request);
+    issued?.();
+    const appended = await appending;
+    if (appended.jobEpoch > 0)
+      await queues.wake(connectionId, appended.jobEpoch);
+    return {
+      messageId: appended.messageId,
+      accepted: acceptedBy(request, appended),
+    };
+  }
+
+  async function pushWithOptions(
+    request: Push,
+    issued?: () => void,
+  ): Promise<Pushed> {
     refuseUnknown(request.connectionId);
     await admit(request.connectionId, request);
     const durable = request.durability === "replica";
     const deadline = durable ? performance.now() + confirmWithinMs : 0;
     if (durable) await replication.ready(request.connectionId);
     const append = toAppend(request);
+    gathering.flush();
     const appending =
       request.dueAtMs === undefined
         ? log.append(append)
@@ -189,16 +242,10 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
         queues.wake(request.connectionId, appended.jobEpoch),
       durable && confirm(request, appended, deadline),
     ]);
-    const accepted: Accepted = {
-      id: appended.messageId,
-      status: appended.status,
-      to: { connection: request.connectionId },
-      recipients: 1,
-      online: appended.online ? 1 : 0,
-      expiresAt: acceptedUntil(appended.expiresAtMs),
-      durability: durable ? "replica" : "local",
+    const pushed: Pushed = {
+      messageId: appended.messageId,
+      accepted: acceptedBy(request, appended),
     };
-    const pushed: Pushed = { messageId: appended.messageId, accepted };
     if (appended.replayed !== undefined)
       pushed.replayed =
         appended.replayed === null
