@@ -51,6 +51,23 @@ export function toPush(
 ): AnyPush {
   const dueAtMs = dueAt(options, pointer);
   const { ttl, topic, durability, idempotencyKey } = options;
+  if (
+    "connection" in to &&
+    topic === undefined &&
+    dueAtMs === undefined &&
+    idempotencyKey === undefined &&
+    (durability ?? defaults.durability) === "local"
+  ) {
+    // The same as below for nearly all pushes, at a fraction of the cost.
+    refuseUnknown(to.connection);
+    return {
+      connectionId: to.connection,
+      body,
+      contentType: type.contentType,
+      binary: type.binary,
+      ttlSeconds: ttl ?? defaults.ttlDefaultSeconds,
+    };
+  }
   const [name, path] = namesOf(to);
   const { filter, except } = options;
   const selecting = "group" in to || "broadcast" in to ? [filter, except] : [];
@@ -103,8 +120,7 @@ export function toPush(
       );
     return { ...message, userId: to.user };
   }
-  if (!isConnectionId(to.connection))
-    throw new BridgeError("connection_not_found");
+  refuseUnknown(to.connection);
   return {
     ...message,
     connectionId: to.connection,
@@ -112,6 +128,11 @@ export function toPush(
       ? { durability: "replica" }
       : {}),
   };
+}
+
+function refuseUnknown(connectionId: string): void {
+  if (!isConnectionId(connectionId))
+    throw new BridgeError("connection_not_found");
 }
 
 /** A target in the scope of idempotency keys, and in paths. */
