@@ -22,7 +22,7 @@ import type { Bridge } from "./bridge.js";
 import type { ParametersOf } from "./contract.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
-import { explain, send, toPush, type PushDefaults } from "./push-request.js";
+import { send, toPush, type PushDefaults } from "./push-request.js";
 
 /** What one batch may be. `x-max-…` of `BatchItems` in openapi.yaml say the same. */
 export const BATCH_LIMITS = {
@@ -232,7 +232,7 @@ class Batch {
     );
     const { bridge } = this.#deps;
     if (this.#explain)
-      return explain(bridge, push).then((explanation) => ({
+      return bridge.explain(push).then((explanation) => ({
         index,
         status: 200,
         explanation,
@@ -245,7 +245,7 @@ class Batch {
           ? `g:${push.group}`
           : push.connectionId;
     this.#latest.set(target, index);
-    if ("connectionId" in push)
+    if (!("group" in push))
       push.overtaken = () => this.#latest.get(target) !== index;
     return this.#inTurn(target, (issued) => send(bridge, push, issued)).then(
       ({ accepted, replayed }) =>

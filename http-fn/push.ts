@@ -9,7 +9,6 @@ import { invalidParameter, type ParametersOf } from "./contract.js";
 import type { LiveRequests } from "./live-requests.js";
 import {
   checkOptions,
-  explain,
   send,
   toPush,
   type PushDefaults,
@@ -61,7 +60,7 @@ export function pushTo(
     const push = toPush({ ...given, body }, defaults);
     if (options.explain === 1) {
       reply.header("cache-control", "no-store");
-      return answer(request, reply, 200, await explain(bridge, push));
+      return answer(request, reply, 200, await bridge.explain(push));
     }
     if (waitMs > 0 && !("group" in push)) push.waitMs = waitMs;
 

@@ -175,7 +175,7 @@ t.test("on a Cluster each master's own replica is asked", async (t) => {
     { connectionId: later.connectionId, place },
     longMs,
   );
-  await replication.confirmJob(later.connectionId, "00000000001", longMs);
+  await replication.confirmJob(later, "00000000001", longMs);
   const waiting = { connectionId: later.connectionId, place, due: true };
   t.equal(
     await outcome(replication.confirm(waiting, longMs)),
