@@ -21,7 +21,7 @@ import type { Bridge } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
-import { explain, send, toPush, type PushDefaults } from "./push-request.js";
+import { send, toPush, type PushDefaults } from "./push-request.js";
 
 /** What one batch may be. `x-max-…` of `BatchItems` in openapi.yaml say the same. */
 export const BATCH_LIMITS = {
@@ -155,18 +155,24 @@ class Batch {
     const bytes = Buffer.isBuffer(given) ? given.length : 0;
     this.#inFlight += 1;
     this.#bytesInFlight += bytes;
-    const put = sink.place();
-    void this.#push(index, given)
-      .catch((error: unknown) => this.#refused(index, toBridgeError(error)))
-      .then((result) => {
-        put(result);
-        this.#inFlight -= 1;
-        this.#bytesInFlight -= bytes;
-        if (this.#room && this.#hasRoom) {
-          this.#room = undefined;
-          this.#makeRoom();
-        }
-      });
+    const place = sink.place();
+    const done = (result: BatchResult): void => {
+      sink.put(place, result);
+      this.#inFlight -= 1;
+      this.#bytesInFlight -= bytes;
+      if (this.#room && this.#hasRoom) {
+        this.#room = undefined;
+        this.#makeRoom();
+      }
+    };
+    const refused = (error: unknown): void =>
+      done(this.#refused(index, toBridgeError(error)));
+    // No async function: a promise more for each item is felt.
+    try {
+      this.#push(index, given).then(done, refused);
+    } catch (error) {
+      refused(error);
+    }
     if (this.#hasRoom) return "on";
     this.#room ??= new Promise((resolve) => {
       this.#makeRoom = resolve;
@@ -201,10 +207,11 @@ class Batch {
     };
     const [code, data] = rest[ending];
     const error = new BridgeError(code, { detail, ...data });
-    sink.place()({ ...this.#refused(index, error), rest: true });
+    sink.put(sink.place(), { ...this.#refused(index, error), rest: true });
   }
 
-  async #push(index: number, given: Line | Parsed): Promise<BatchResult> {
+  /** Throws what is wrong with the item itself. */
+  #push(index: number, given: Line | Parsed): Promise<BatchResult> {
     const pointer = `/body/${index}`;
     const item = itemOf(given);
     if (typeof item === "object" && item !== null && "expect" in item)
@@ -213,16 +220,27 @@ class Batch {
         "is for a push of its own: a batch waits for nobody",
       );
     this.#deps.checkItem(item, pointer);
-    const { to, ...options } = item as BatchItem;
+    const options = item as BatchItem;
     const type = mediaTypeOf(options.contentType ?? usualType(options));
     const body = bodyOf(options, type, pointer);
     const push = toPush(
-      { to, options, type, body, apiKeyName: this.#apiKeyName, pointer },
+      {
+        to: options.to,
+        options,
+        type,
+        body,
+        apiKeyName: this.#apiKeyName,
+        pointer,
+      },
       this.#deps,
     );
     const { bridge } = this.#deps;
     if (this.#explain)
-      return { index, status: 200, explanation: await explain(bridge, push) };
+      return bridge.explain(push).then((explanation) => ({
+        index,
+        status: 200,
+        explanation,
+      }));
     // One map for all: no prefix of these begins the ID of a connection.
     const target =
       "userId" in push
@@ -231,50 +249,48 @@ class Batch {
           ? `g:${push.group}`
           : push.connectionId;
     this.#latest.set(target, index);
-    if ("connectionId" in push)
+    if (!("group" in push))
       push.overtaken = () => this.#latest.get(target) !== index;
-    const { accepted, replayed } = await this.#inTurn(target, (issued) =>
-      send(bridge, push, issued),
+    return this.#inTurn(target, (issued) => send(bridge, push, issued)).then(
+      ({ accepted, replayed }) =>
+        replayed === undefined
+          ? { index, status: 202, accepted }
+          : { index, status: 202, replayed: true, accepted },
     );
-    return {
-      index,
-      status: 202,
-      ...(replayed === undefined ? {} : { replayed: true }),
-      accepted,
-    };
   }
 
   /** Starts `push` when what the batch has for the same target before it cannot be overtaken any more. */
-  async #inTurn<T>(
+  #inTurn<T>(
     target: string,
     push: (issued: () => void) => Promise<T>,
   ): Promise<T> {
-    const turns = this.#turns;
-    const before = turns.get(target);
+    const before = this.#turns.get(target);
+    if (before !== undefined) {
+      const issued = this.#takeTurn(target);
+      return before.then(() => push(issued)).finally(issued);
+    }
     let isIssued = false;
     let issued = () => {
       isIssued = true;
     };
-    const queue = () => {
-      const turn = new Promise<void>((resolve) => {
-        issued = resolve;
-      }).then(() => {
-        if (turns.get(target) === turn) turns.delete(target);
-      });
-      turns.set(target, turn);
-    };
-    if (before !== undefined) {
-      queue();
-      await before;
-    }
-    try {
-      const pushed = push(() => issued());
-      // Nearly all are issued at once, and nobody has to wait for them.
-      if (before === undefined && !isIssued) queue();
-      return await pushed;
-    } finally {
-      issued();
-    }
+    const pushed = push(() => issued());
+    // Nearly all are issued at once, and nobody has to wait for them.
+    if (isIssued) return pushed;
+    issued = this.#takeTurn(target);
+    return pushed.finally(issued);
+  }
+
+  /** What comes later for the target waits until what this returns is called. */
+  #takeTurn(target: string): () => void {
+    const turns = this.#turns;
+    let end: () => void = () => undefined;
+    const turn = new Promise<void>((resolve) => {
+      end = resolve;
+    }).then(() => {
+      if (turns.get(target) === turn) turns.delete(target);
+    });
+    turns.set(target, turn);
+    return end;
   }
 }
 
@@ -301,7 +317,11 @@ function bodyOf(
   type: MediaType,
   pointer: string,
 ): Buffer {
-  if ([data, dataBase64, json].filter((part) => part !== undefined).length > 1)
+  const given =
+    Number(data !== undefined) +
+    Number(dataBase64 !== undefined) +
+    Number(json !== undefined);
+  if (given > 1)
     throw new BridgeError("invalid_body", {
       errors: [
         { pointer, message: "give one of data, dataBase64 and json, not two" },
@@ -341,13 +361,15 @@ interface Form {
   text(result: BatchResult): string;
 }
 
+const json = (result: BatchResult): string => JSON.stringify(result);
+
 const NDJSON: Form = {
   contentType: "application/x-ndjson; charset=utf-8",
   open: "",
   between: "",
   after: "\n",
   close: "",
-  text: (result) => JSON.stringify(result),
+  text: json,
 };
 const ARRAY: Form = {
   contentType: "application/json; charset=utf-8",
@@ -355,7 +377,7 @@ const ARRAY: Form = {
   between: ",\n",
   after: "",
   close: "]\n",
-  text: (result) => JSON.stringify(result),
+  text: json,
 };
 const TEXT: Form = {
   contentType: "text/plain; charset=utf-8",
@@ -422,16 +444,17 @@ class Sink {
     raw.flushHeaders();
   }
 
-  /** Reserves the next place; what it returns fills it. */
-  place(): (result: BatchResult) => void {
-    const index = this.#texts.push(undefined) - 1;
-    return (result) => {
-      this.#texts[index] = this.#form.text(result);
-      if (this.#flushing) return;
-      this.#flushing = true;
-      // One write for all that Redis answered together.
-      setImmediate(() => this.#flush());
-    };
+  /** Reserves the next place, which `put` fills. */
+  place(): number {
+    return this.#texts.push(undefined) - 1;
+  }
+
+  put(place: number, result: BatchResult): void {
+    this.#texts[place] = this.#form.text(result);
+    if (this.#flushing) return;
+    this.#flushing = true;
+    // One write for all that Redis answered together.
+    setImmediate(() => this.#flush());
   }
 
   #flush(): void {

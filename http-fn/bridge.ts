@@ -25,8 +25,8 @@ export interface Bridge {
    * outcome_unknown, no_replica. Calls `issued` as soon as no later push can come before this one; mostly before it returns.
    */
   push(push: Push, issued?: () => void): Promise<Pushed>;
-  /** To every open connection of a user, or parked. Throws log_full, redis_full, idempotency_…, redis_unavailable, outcome_unknown. */
-  pushToUser(push: UserPush): Promise<Pushed>;
+  /** To every open connection of a user, or parked. Throws as `push`; `issued` as there. */
+  pushToUser(push: UserPush, issued?: () => void): Promise<Pushed>;
   /** Stores the answer of a waited push that carries an idempotency key, so that it can be replayed. */
   settle(push: Push | UserPush, answer: StoredAnswer): Promise<void>;
   /**
@@ -50,7 +50,7 @@ export interface Bridge {
   /** A user's connections that have not ended; none for a user nobody has heard of. */
   connectionsOf(userId: string): Promise<Connection[]>;
   /** What a push would do now; nothing is sent, stored or changed. Throws redis_unavailable. */
-  explain(push: Push | UserPush): Promise<Explanation>;
+  explain(push: Push | UserPush | Publish): Promise<Explanation>;
   /** Messages of a connection that wait or are not acknowledged, oldest first. Throws connection_not_found, connection_ended. */
   pending(
     connectionId: string,
@@ -71,8 +71,11 @@ export interface Bridge {
   ): Promise<Following>;
   /** Looks after connections whose time is over; begins with nothing more once `withinMs` have passed. */
   lookAfter(withinMs: number): Promise<unknown>;
-  /** To every member of a group, `$all` included. Throws idempotency_mismatch, log_full, redis_unavailable, outcome_unknown. */
-  publish(publish: Publish): Promise<Pushed>;
+  /**
+   * To every member of a group, `$all` included. Throws idempotency_mismatch, log_full, redis_full, redis_unavailable,
+   * outcome_unknown, no_replica; `issued` as in `push`.
+   */
+  publish(publish: Publish, issued?: () => void): Promise<Pushed>;
   /** How many are in a group, and a page of them. */
   group(
     group: string,
@@ -121,10 +124,7 @@ export interface Push {
   replyMs?: number;
 }
 
-export interface UserPush extends Omit<
-  Push,
-  "connectionId" | "durability" | "overtaken"
-> {
+export interface UserPush extends Omit<Push, "connectionId"> {
   userId: string;
 }
 

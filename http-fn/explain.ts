@@ -9,19 +9,40 @@ import type {
 } from "../shared/api.js";
 import type { Config } from "../shared/config.js";
 import { BridgeError, connectionEnded, toProblem } from "../shared/errors.js";
+import { userTag } from "../shared/ids.js";
+import { groupTag } from "../shared/keys.js";
 import type { Stores } from "../shared/stores.js";
-import type { Push, UserPush } from "./bridge.js";
+import type { Publish, Push, UserPush } from "./bridge.js";
+import { explainGroup } from "./explain-group.js";
+import type { AnyPush } from "./push-request.js";
 import { nobodyCanReply } from "./redis-asks.js";
 
-type Looks = Pick<Stores, "registry" | "log" | "users" | "replication">;
+type Looks = Pick<
+  Stores,
+  "registry" | "log" | "users" | "replication" | "fanout" | "memberships"
+>;
 
 /** What is stored under the push's idempotency key, in one word. */
 type Known = NonNullable<Explanation["idempotency"]>;
 
-export function createExplain(
-  { registry, log, users, replication }: Looks,
-  { logMaxMessages, logMaxBytes }: Config,
-) {
+/** What was found at the target. */
+interface Found extends Pick<
+  Explanation,
+  "to" | "recipients" | "online" | "members"
+> {
+  /** What is stored under its idempotency key, and how many words of it come before the answer. */
+  stored: string;
+  factsStored: number;
+  refusal: BridgeError | undefined;
+  parked: boolean;
+  /** The longest that a message lives there, milliseconds. */
+  lifeMs: number;
+}
+
+export function createExplain(looks: Looks, config: Config) {
+  const { registry, log, users, replication } = looks;
+  const { logMaxMessages, logMaxBytes } = config;
+
   /** One connection: what it is, and what would refuse a message of `push`'s size there. */
   async function recipient(
     connection: Connection,
@@ -59,10 +80,13 @@ export function createExplain(
     }
   }
 
-  async function noReplica(push: Push): Promise<BridgeError | undefined> {
+  async function noReplica(
+    push: AnyPush,
+    tag: string,
+  ): Promise<BridgeError | undefined> {
     if (push.durability !== "replica") return undefined;
     try {
-      await replication.ready(push.connectionId);
+      await replication.ready(tag);
       return undefined;
     } catch (error) {
       if (error instanceof BridgeError && error.code === "no_replica")
@@ -71,53 +95,95 @@ export function createExplain(
     }
   }
 
-  return async (push: Push | UserPush): Promise<Explanation> => {
-    const { idempotency, dueAtMs, ttlSeconds, topic, body } = push;
-    let refusal: BridgeError | undefined;
-    let recipients: ExplainedRecipient[] = [];
-    let stored = "";
-    let parked = false;
-    if ("userId" in push) {
-      const open = (await registry.ofUser(push.userId, true)).filter(
-        ({ state }) => state === "open",
-      );
-      recipients = await Promise.all(
-        open.map((connection) => recipient(connection, push)),
-      );
-      const room = await users.room(push.userId, body.length, idempotency?.key);
-      ({ stored } = room);
-      parked = open.length === 0 && ttlSeconds > 0;
-      if (dueAtMs === undefined) {
-        if (parked) refusal = room.full;
-        else if (recipients.every(({ problem }) => problem !== null))
-          refusal = open.length > 0 ? new BridgeError("log_full") : undefined;
-      }
-    } else {
-      const { connectionId } = push;
-      const found = await connectionOf(connectionId);
-      if (found instanceof BridgeError) refusal = found;
-      else {
-        recipients = [await recipient(found, push)];
-        const room = await log.room(
-          connectionId,
-          body.length,
-          idempotency?.key,
-        );
-        ({ stored } = room);
-        refusal =
-          (await noReplica(push)) ??
-          (dueAtMs === undefined ? room.full : undefined);
-      }
+  async function atConnection(push: Push): Promise<Found> {
+    const { connectionId, body, idempotency, dueAtMs } = push;
+    const found = await connectionOf(connectionId);
+    const to = { connection: connectionId };
+    const nothing = { parked: false, lifeMs: Infinity, factsStored: 4 };
+    if (found instanceof BridgeError)
+      return {
+        ...nothing,
+        to,
+        recipients: [],
+        online: 0,
+        stored: "",
+        refusal: found,
+      };
+    const room = await log.room(connectionId, body.length, idempotency?.key);
+    return {
+      ...nothing,
+      to,
+      recipients: [await recipient(found, push)],
+      online: found.state === "open" ? 1 : 0,
+      stored: room.stored,
+      refusal:
+        (await noReplica(push, connectionId)) ??
+        (dueAtMs === undefined ? room.full : undefined),
+    };
+  }
+
+  async function atUser(push: UserPush): Promise<Found> {
+    const { userId, body, idempotency, dueAtMs, ttlSeconds } = push;
+    const open = (await registry.ofUser(userId, true)).filter(
+      ({ state }) => state === "open",
+    );
+    const recipients = await Promise.all(
+      open.map((connection) => recipient(connection, push)),
+    );
+    const room = await users.room(userId, body.length, idempotency?.key);
+    const parked = open.length === 0 && ttlSeconds > 0;
+    let refusal = await noReplica(push, userTag(userId));
+    if (dueAtMs === undefined && refusal === undefined) {
+      if (parked) refusal = room.full;
+      else if (
+        open.length > 0 &&
+        recipients.every(({ problem }) => problem !== null)
+      )
+        refusal = new BridgeError("log_full");
     }
     if (push.replyMs !== undefined) refusal ??= nobodyCanReply(recipients);
+    return {
+      to: { user: userId },
+      recipients,
+      online: open.length,
+      stored: room.stored,
+      factsStored: 1,
+      refusal,
+      parked,
+      lifeMs: Infinity,
+    };
+  }
+
+  async function atGroup(push: Publish): Promise<Found> {
+    const { full, historyMs, ...reach } = await explainGroup(looks, push);
+    return {
+      ...reach,
+      // A publish is answered at once: nobody is ever told that the first one is still running.
+      factsStored: 0,
+      refusal: (await noReplica(push, groupTag(push.group))) ?? full,
+      parked: false,
+      lifeMs: historyMs,
+    };
+  }
+
+  return async (push: AnyPush): Promise<Explanation> => {
+    const { idempotency, dueAtMs, ttlSeconds, body } = push;
+    const found = await ("group" in push
+      ? atGroup(push)
+      : "userId" in push
+        ? atUser(push)
+        : atConnection(push));
+    const replyMs = "replyMs" in push ? push.replyMs : undefined;
+    let { refusal } = found;
     let known: Known = "none";
     if (idempotency) {
-      const [first, busyUntil, ...rest] = stored.split(" ");
+      const [first, busyUntil, ...rest] = found.stored.split(" ");
       // Before the answer there is the place, and of a connection's message the facts of its 202 (log-scripts.ts).
       const isAnswered =
-        rest.slice("userId" in push ? 1 : 4).join("") !== "" ||
-        push.replyMs !== undefined;
-      if (stored === "") known = "new";
+        found.factsStored === 0 ||
+        rest.slice(found.factsStored).join("") !== "" ||
+        replyMs !== undefined;
+      if (found.stored === "") known = "new";
       else if (first !== idempotency.fingerprint) {
         known = "mismatch";
         refusal = new BridgeError("idempotency_mismatch");
@@ -129,41 +195,43 @@ export function createExplain(
         refusal = undefined;
       }
     }
-    const online = recipients.filter(({ state }) => state === "open").length;
     return {
       explain: true,
-      to:
-        "userId" in push
-          ? { user: push.userId }
-          : { connection: push.connectionId },
-      status: refusal?.status ?? (push.replyMs === undefined ? 202 : 200),
+      to: found.to,
+      status: refusal?.status ?? (replyMs === undefined ? 202 : 200),
       outcome:
         refusal !== undefined
           ? null
           : dueAtMs !== undefined
             ? "scheduled"
-            : ttlSeconds === 0 && online === 0
+            : ttlSeconds === 0 && found.online === 0
               ? "undeliverable"
               : "queued",
       problem: refusal === undefined ? null : toProblem(refusal),
-      recipients,
-      online,
-      parked: parked && refusal === undefined,
+      recipients: found.recipients,
+      online: found.online,
+      ...(found.members === undefined ? {} : { members: found.members }),
+      parked: found.parked && refusal === undefined,
       idempotency: known,
       message: {
         contentType: push.contentType,
         binary: push.binary,
         bytes: body.length,
         ttl: ttlSeconds,
-        topic: topic ?? null,
+        topic: ("topic" in push ? push.topic : undefined) ?? null,
         dueAt: dueAtMs === undefined ? null : new Date(dueAtMs).toISOString(),
         expiresAt: new Date(
-          (dueAtMs ?? Date.now()) + ttlSeconds * 1_000,
+          (dueAtMs ?? Date.now()) + Math.min(ttlSeconds * 1_000, found.lifeMs),
         ).toISOString(),
-        durability:
-          "durability" in push && push.durability ? "replica" : "local",
+        durability: push.durability ?? "local",
       },
-      limits: { messages: logMaxMessages, bytes: logMaxBytes },
+      limits:
+        "group" in push
+          ? {
+              messages: config.groupHistoryMessages,
+              bytes: config.groupHistoryBytes,
+            }
+          : { messages: logMaxMessages, bytes: logMaxBytes },
     };
   };
 }

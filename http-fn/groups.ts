@@ -22,17 +22,12 @@ export function toEverybody(request: FastifyRequest): Target {
   return { broadcast: true };
 }
 
-/** Headers that mean something for a connection only; as query parameters they are unknown anyway. */
+/** A header that means something for a connection only; as query parameter it is unknown anyway. */
 function refuseOptions({ headers }: FastifyRequest): void {
   if (headers["topic"] !== undefined)
     throw invalidParameter(
       "/header/Topic",
       "is for connections: nothing of a group is pending that it could replace",
-    );
-  if (headers["durability"] !== undefined && headers["durability"] !== "local")
-    throw invalidParameter(
-      "/header/Durability",
-      "is for connections: a group has a short history, no log",
     );
 }
 

@@ -14,7 +14,6 @@ import { invalidParameter, type ParametersOf } from "./contract.js";
 import type { LiveRequests } from "./live-requests.js";
 import {
   checkOptions,
-  explain,
   send,
   toPush,
   type PushDefaults,
@@ -76,7 +75,7 @@ export function pushTo(
     if (askMs !== undefined && !("group" in push)) push.replyMs = replyMs;
     if (options.explain === 1) {
       reply.header("cache-control", "no-store");
-      return answer(request, reply, 200, await explain(bridge, push));
+      return answer(request, reply, 200, await bridge.explain(push));
     }
     // Who asks waits for the reply, and so may every repetition of the request at the same time.
     if (waitMs > 0 && askMs === undefined && !("group" in push))

@@ -10,6 +10,7 @@ import {
 } from "../shared/ids.js";
 import { groupTag } from "../shared/keys.js";
 import { isFinal, type Receipts } from "../shared/receipts.js";
+import { confirmWithinMs } from "../shared/replication.js";
 import type { Stores } from "../shared/stores.js";
 import { isoTimes } from "../shared/time.js";
 import type { Bridge, Publish, Pushed } from "./bridge.js";
@@ -32,7 +33,11 @@ export function createGroups(
     memory,
     queues,
     registry,
-  }: Pick<Stores, "fanout" | "memberships" | "memory" | "queues" | "registry">,
+    replication,
+  }: Pick<
+    Stores,
+    "fanout" | "memberships" | "memory" | "queues" | "registry" | "replication"
+  >,
   receipts: Receipts,
   admit: (tag: string, publish: Publish) => Promise<void>,
 ): Groups {
@@ -43,12 +48,44 @@ export function createGroups(
       });
   }
 
-  async function publish(request: Publish): Promise<Pushed> {
+  /** Waits for a replica, as for a connection: a replay waits again. */
+  async function confirm(
+    { group, idempotency }: Publish,
+    { position, scheduledId }: Published,
+    deadline: number,
+  ): Promise<void> {
+    const left = deadline - performance.now();
+    const place =
+      scheduledId === undefined
+        ? { offset: position?.offset ?? 0 }
+        : { scheduledId };
+    const held = { group, place };
+    await Promise.all([
+      replication.confirm(
+        idempotency ? { ...held, idempotencyKey: idempotency.key } : held,
+        left,
+      ),
+      scheduledId !== undefined &&
+        replication.confirmJob(held, scheduledId, left),
+    ]);
+  }
+
+  async function publish(
+    request: Publish,
+    issued?: () => void,
+  ): Promise<Pushed> {
     const { dueAtMs } = request;
-    await admit(groupTag(request.group), request);
+    const tag = groupTag(request.group);
+    await admit(tag, request);
+    const durable = request.durability === "replica";
+    const deadline = durable ? performance.now() + confirmWithinMs : 0;
+    if (durable) await replication.ready(tag);
     let published: Published;
-    if (dueAtMs === undefined) published = await fanout.publish(request);
-    else {
+    if (dueAtMs === undefined) {
+      const publishing = fanout.publish(request);
+      issued?.();
+      published = await publishing;
+    } else {
       const fresh = newScheduledId();
       published = await fanout.schedule(request, fresh, dueAtMs);
       // A replay as well: the first request may have ended before its job was stored. A key may have published at once, too.
@@ -68,6 +105,7 @@ export function createGroups(
           : new BridgeError("outcome_unknown", { retryAfterSeconds: 1 }, error);
       }
     }
+    if (durable) await confirm(request, published, deadline);
     const { messageId, status, recipients, online, expiresAtMs } = published;
     return {
       messageId,
@@ -78,7 +116,7 @@ export function createGroups(
         recipients,
         online,
         expiresAt: acceptedUntil(expiresAtMs),
-        durability: "local",
+        durability: durable ? "replica" : "local",
       },
       ...(published.replayed ? { replayed: true } : {}),
     };

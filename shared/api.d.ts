@@ -167,7 +167,8 @@ export interface paths {
          *     soon as one connection has it; what becomes of it at the others `deliveries` goes on telling. While none has, it
          *     is the furthest of those that may still change; when none may, what the last of them ended as. A recall takes it
          *     from all that do not have it yet, and is 200 only when nobody has it. `log_full` comes when it would be refused by
-         *     all, or when too much waits for the user. `durability=replica` is not offered here. With `expect=reply` the first
+         *     all, or when too much waits for the user. With `durability=replica` a replica has what is known of the message, what
+         *     waits, and every copy that was given. With `expect=reply` the first
          *     client of the user that replies is the one that counts.
          */
         post: operations["pushToUser"];
@@ -195,8 +196,8 @@ export interface paths {
          *
          *     Items are as independent as single pushes: a bad one stops none of the others. Those for the same target arrive
          *     in the order of the batch. An item with an idempotency key is the same request as its single push, so either may
-         *     repeat the other. There is no `wait` and no `expect`; the receipts tell. Items to a group or to everybody have no `topic`, `filter`
-         *     or `except`, and `explain=1` is refused for them.
+         *     repeat the other. There is no `wait` and no `expect`; the receipts tell. Items to a group or to everybody have no `topic`; only they
+         *     have `filter` and `except`.
          *
          *     Limits: 10,000 items, 6,291,456 bytes, 794,624 bytes per item (and 262,144 per message), a minute, 10 s of
          *     silence. What passes one of them in NDJSON is told by a last result with `"rest": true`: its `index` is the first
@@ -230,8 +231,7 @@ export interface paths {
          *     something.
          *
          *     Messages of a group arrive in the order of their `offset`. They and the messages of a connection are independent
-         *     of one another. `topic`, `wait` and `durability=replica` make no sense here and are refused; `Prefer: wait` is
-         *     not applied.
+         *     of one another. `topic` and `wait` make no sense here and are refused; `Prefer: wait` is not applied.
          */
         post: operations["publishToGroup"];
         delete?: never;
@@ -757,10 +757,14 @@ export interface components {
             outcome: components["schemas"]["Status"] | null;
             /** @description What would refuse it; null when nothing does. */
             problem: components["schemas"]["Problem"] | null;
-            /** @description The connections that would get it; of a scheduled message, if it were due now. */
+            /**
+             * @description The connections that would get it; of a scheduled message, if it were due now. Of a group the first 100, in the
+             *     order of their IDs.
+             */
             recipients: components["schemas"]["ExplainedRecipient"][];
-            /** @description How many of them are open. */
+            /** @description How many of them are open; of a group, of all that were looked at. */
             online: number;
+            members?: components["schemas"]["ExplainedMembers"];
             /** @description Whether it would wait for the user's first connection. */
             parked: boolean;
             /**
@@ -785,13 +789,29 @@ export interface components {
                 expiresAt: components["schemas"]["Timestamp"];
                 durability: components["schemas"]["Durability"];
             };
-            /** @description What may wait for one connection, or for a user that is not there. */
+            /** @description What may wait for one connection, or for a user that is not there; of a group, what its history keeps. */
             limits: {
-                /** @description `LOG_MAX_MESSAGES`. */
+                /** @description `LOG_MAX_MESSAGES`, `GROUP_HISTORY_MESSAGES`. */
                 messages: number;
-                /** @description `LOG_MAX_BYTES`. */
+                /** @description `LOG_MAX_BYTES`, `GROUP_HISTORY_BYTES`. */
                 bytes: number;
             };
+        };
+        /** @description Who a message to a group, or to everybody, would reach. Only there. */
+        ExplainedMembers: {
+            /** @description Members of the group. */
+            total: number;
+            /** @description How many of them were looked at: all, or the first 1,000. `GET /v1/groups/{group}` lists the rest. */
+            looked: number;
+            /** @description How many of those it is for, by `filter` and `except`. */
+            matched: number;
+            /** @description Where the open ones of these are. */
+            instances: {
+                /** @description The instance that holds their sockets. */
+                instance: string;
+                /** @description How many. */
+                online: number;
+            }[];
         };
         /** @description A connection that would get the message. */
         ExplainedRecipient: {
@@ -801,13 +821,13 @@ export interface components {
             instance: string | null;
             /** @description How its client speaks; null while none has connected. */
             protocol: components["schemas"]["Protocol"] | null;
-            /** @description Messages that wait there or are not acknowledged yet. */
+            /** @description Messages that wait there or are not acknowledged yet; those of groups are not among them. */
             pending: number;
-            /** @description What they count for. */
-            pendingBytes: number;
+            /** @description What they count for; null for a member of a group, whose message would not wait there. */
+            pendingBytes: number | null;
             /** @description With `expect=reply`, whether its client can; null while none has connected. */
             canReply?: boolean | null;
-            /** @description What would refuse it there; null when nothing does. */
+            /** @description What would refuse it there; null when nothing does, as nothing does at a member of a group. */
             problem: components["schemas"]["Problem"] | null;
         };
         /** @description A message that waits for its client or is not acknowledged yet. */
@@ -884,6 +904,9 @@ export interface components {
             at?: components["schemas"]["DueAt"];
             durability?: components["schemas"]["Durability"];
             idempotencyKey?: components["schemas"]["IdempotencyKey"];
+            filter?: components["schemas"]["Filter"];
+            /** @description To a group or everybody, connections it is not for. */
+            except?: components["schemas"]["ConnectionId"][];
         };
         /** @description Messages, each checked by itself. */
         BatchItems: components["schemas"]["BatchItem"][];
@@ -1725,6 +1748,7 @@ export type Accepted = components['schemas']['Accepted'];
 export type Receipt = components['schemas']['Receipt'];
 export type Delivery = components['schemas']['Delivery'];
 export type Explanation = components['schemas']['Explanation'];
+export type ExplainedMembers = components['schemas']['ExplainedMembers'];
 export type ExplainedRecipient = components['schemas']['ExplainedRecipient'];
 export type PendingMessage = components['schemas']['PendingMessage'];
 export type PendingPage = components['schemas']['PendingPage'];
@@ -2403,6 +2427,17 @@ export interface operations {
                 filter?: components["parameters"]["FilterQuery"];
                 /** @description Connection IDs it is not for, at most 100, separated by commas. `recipients` is then null. */
                 except?: components["parameters"]["ExceptQuery"];
+                /**
+                 * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
+                 *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
+                 *     arrive, and a retry with the same idempotency key waits again.
+                 */
+                durability?: components["parameters"]["DurabilityQuery"];
+                /**
+                 * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
+                 *     refuse it. Nothing is sent or stored.
+                 */
+                explain?: components["parameters"]["ExplainQuery"];
             };
             header?: {
                 /** @description Header form of `ttl` (RFC 8030 section 5.2). */
@@ -2413,6 +2448,8 @@ export interface operations {
                 At?: components["parameters"]["AtHeader"];
                 /** @description Header form of `idempotencyKey`. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKeyHeader"];
+                /** @description Header form of `durability`. */
+                Durability?: components["parameters"]["DurabilityHeader"];
             };
             path: {
                 /** @description The group's name. Names that begin with `$` are reserved; to everybody is `POST /v1/broadcast`. */
@@ -2427,6 +2464,16 @@ export interface operations {
             };
         };
         responses: {
+            /** @description With `explain=1`, what the push would do. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
             /** @description Published, or scheduled. The receipt counts the sockets it was handed to. */
             202: {
                 headers: {
@@ -2472,6 +2519,17 @@ export interface operations {
                 filter?: components["parameters"]["FilterQuery"];
                 /** @description Connection IDs it is not for, at most 100, separated by commas. `recipients` is then null. */
                 except?: components["parameters"]["ExceptQuery"];
+                /**
+                 * @description What the answer waits for; default `local` (`DURABILITY`). With `replica` and no replica connected nothing is
+                 *     stored: 503 `no_replica`. With one that does not confirm in time: 503 `outcome_unknown`; the message may well
+                 *     arrive, and a retry with the same idempotency key waits again.
+                 */
+                durability?: components["parameters"]["DurabilityQuery"];
+                /**
+                 * @description With `1` the request is checked and answered with what it would do now: who would get it, where, and what would
+                 *     refuse it. Nothing is sent or stored.
+                 */
+                explain?: components["parameters"]["ExplainQuery"];
             };
             header?: {
                 /** @description Header form of `ttl` (RFC 8030 section 5.2). */
@@ -2482,6 +2540,8 @@ export interface operations {
                 At?: components["parameters"]["AtHeader"];
                 /** @description Header form of `idempotencyKey`. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKeyHeader"];
+                /** @description Header form of `durability`. */
+                Durability?: components["parameters"]["DurabilityHeader"];
             };
             path?: never;
             cookie?: never;
@@ -2493,6 +2553,16 @@ export interface operations {
             };
         };
         responses: {
+            /** @description With `explain=1`, what the push would do. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
             /** @description Published, or scheduled. The receipt counts the sockets it was handed to. */
             202: {
                 headers: {

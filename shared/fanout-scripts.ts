@@ -322,7 +322,7 @@ return 'recalled'
 
 /**
  * The facts of one receipt. KEYS meta index facts scheduled; ARGV 1 offset|'' 2 scheduledId|''
- * Returns {'missing'}, {'waiting', nowMs, record} or {'facts', nowMs, offset, 'expiresAt recipients online status …', sent|'', sentAt|'', record|''}.
+ * Returns {'missing'}, {'waiting', nowMs, record} or {'facts', nowMs, offset, 'expiresAt recipients online status …', sent|'', sentAt|'', record|'', durable}.
  */
 export const groupReceiptScript: Script = {
   name: "bridgeGroupReceipt",
@@ -340,6 +340,6 @@ if not row then return {'missing'} end
 local scheduled = string.match(row[2][2], ' (%S+) %S+$')
 if ARGV[1] ~= '' and scheduled ~= '-' then return {'missing'} end
 local f = redis.call('HMGET', KEYS[3], offset, 't' .. offset)
-return {'facts', text(ms), offset, row[2][2], f[1] or '', f[2] or '', record}
+return {'facts', text(ms), offset, row[2][2], f[1] or '', f[2] or '', record, redis.call('HGET', KEYS[1], 'durable') or '0'}
 `,
 };

@@ -23,6 +23,7 @@ import {
 } from "./ids.js";
 import { keys } from "./keys.js";
 import type { Argument, RedisLink, Script } from "./redis.js";
+import type { Selection } from "./selection.js";
 
 export const fanoutScripts: readonly Script[] = [
   holdScript,
@@ -47,15 +48,6 @@ export interface Position {
   offset: number;
 }
 
-/** Which members a message is for; all of it must hold, and of a list any one. */
-export interface Selection {
-  user?: readonly string[];
-  groups?: readonly string[];
-  labels?: Readonly<Record<string, readonly string[]>>;
-  /** Connections it is not for. */
-  except?: readonly string[];
-}
-
 /** A message as it is published. */
 export interface GroupPublish {
   group: string;
@@ -65,6 +57,8 @@ export interface GroupPublish {
   ttlSeconds: number;
   selection?: Selection;
   idempotency?: { key: string; fingerprint: string };
+  /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
+  durability?: "replica";
 }
 
 export interface Published {
@@ -120,6 +114,8 @@ export type GroupFact =
       sent: number;
       sentAtMs: number | undefined;
       record: string;
+      /** A replica has everything up to here. */
+      durable: number;
     };
 
 export interface FanoutOptions {
@@ -132,6 +128,14 @@ export interface FanoutOptions {
   idempotencyMs: number;
   scheduledMax: number;
 }
+
+const scheduledFull = (limit: number, actual: number): BridgeError =>
+  new BridgeError("log_full", {
+    detail: "too many scheduled messages wait for this group",
+    limit,
+    actual,
+    retryAfterSeconds: 1,
+  });
 
 /** Reads an entry: its header (fanout-scripts.ts), its selection and its body. */
 function parseEntry(
@@ -203,6 +207,7 @@ export function parseScheduledGroup(record: string) {
     accepted,
     recipients: recipients < 0 ? null : recipients,
     online,
+    durable: record.endsWith(":replica"),
   };
 }
 
@@ -333,12 +338,7 @@ export class Fanout {
     if (word === "unknown")
       throw new BridgeError("outcome_unknown", { retryAfterSeconds: 1 });
     if (word === "full")
-      throw new BridgeError("log_full", {
-        detail: "too many scheduled messages wait for this group",
-        limit: this.#options.scheduledMax,
-        actual: Number(epoch),
-        retryAfterSeconds: 1,
-      });
+      throw scheduledFull(this.#options.scheduledMax, Number(epoch));
     if (word !== "accepted" && word !== "replayed")
       throw new Error(`unexpected reply of a group script: ${word}`);
     const waits = status === "scheduled";
@@ -491,7 +491,16 @@ export class Fanout {
         ],
       )) as unknown[]
     ).map(String);
-    const [kind, now, first = "", line = "", sent, sentAt, record = ""] = reply;
+    const [
+      kind,
+      now,
+      first = "",
+      line = "",
+      sent,
+      sentAt,
+      record = "",
+      durable,
+    ] = reply;
     if (kind === "missing") return undefined;
     if (kind === "waiting") return { kind, nowMs: Number(now), record: first };
     const [exp, recipients, online, status] = line.split(" ", 4);
@@ -506,6 +515,7 @@ export class Fanout {
       sent: Number(sent),
       sentAtMs: sentAt === "" ? undefined : Number(sentAt),
       record,
+      durable: Number(durable),
     };
   }
 
@@ -517,6 +527,40 @@ export class Fanout {
       this.#redis.command("ZCOUNT", keys.groupOnline(group), now, "+inf"),
     ]);
     return { recipients: Number(recipients), online: Number(online) };
+  }
+
+  /**
+   * What a publish would find: how many scheduled messages wait, what is stored under its idempotency key ("" nothing), and
+   * how long the history keeps a message. Changes nothing.
+   */
+  async room(
+    group: string,
+    idempotencyKey: string | undefined,
+  ): Promise<{
+    stored: string;
+    historyMs: number;
+    /** A scheduled message would be refused. */
+    full: BridgeError | undefined;
+  }> {
+    const { historyMs, scheduledMax } = this.#options;
+    const [records, stored] = (await Promise.all([
+      this.#redis.command("HVALS", keys.groupScheduled(group)),
+      idempotencyKey === undefined
+        ? null
+        : this.#redis.command(
+            "GET",
+            keys.groupIdempotency(group, idempotencyKey),
+          ),
+    ])) as [string[], string | null];
+    const waiting = records.filter((record) => record.startsWith("w")).length;
+    return {
+      stored: stored ?? "",
+      historyMs,
+      full:
+        waiting >= scheduledMax
+          ? scheduledFull(scheduledMax, waiting)
+          : undefined,
+    };
   }
 
   /** One page of member IDs in order; some of them may have lapsed. */

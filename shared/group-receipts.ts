@@ -37,6 +37,7 @@ export async function groupReceipt(
   let recipients = waited?.recipients ?? null;
   let online = waited?.online ?? 0;
   let sent = 0;
+  let durable = waited?.durable ?? false;
   /** When nothing more becomes of it; undefined while something may. */
   let overMs: number | undefined;
   if (facts.kind === "waiting") {
@@ -49,6 +50,7 @@ export async function groupReceipt(
     }
   } else {
     ({ expiresAtMs, sent } = facts);
+    durable ||= facts.offset <= facts.durable;
     if (!waited) ({ recipients, online } = facts);
     push("queued", Math.floor(facts.offset / 1_000));
     if (facts.sentAtMs !== undefined) {
@@ -71,7 +73,7 @@ export async function groupReceipt(
     recipients,
     online,
     expiresAt: time(expiresAtMs),
-    durability: "local",
+    durability: durable ? "replica" : "local",
     ack: null,
     reason: status === "undeliverable" ? "not_connected" : null,
     sent,

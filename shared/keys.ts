@@ -2,7 +2,8 @@
  * Every Redis key, queue and channel name, in one place.
  *
  * All keys of a connection carry the hash tag `{connectionId}`, its BullMQ queue included, so a connection
- * lives in one Cluster slot and a script may touch all of it at once. Never two connections in one script.
+ * lives in one Cluster slot and a script may touch all of it at once. Never two connections in one script; where there
+ * are no slots, plain pushes to several go in one call (gathering.ts).
  *
  * All keys of a group carry `{g:<name>}`, so that a publish is one script, too. Never a connection's key and a group's in
  * one script.

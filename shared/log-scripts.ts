@@ -136,9 +136,24 @@ const deduplicate = `
   end
 `;
 
+/** The time of an append, as text wherever it can be. */
+const clock = `
+local T = redis.call('TIME')
+local clock = T[1] .. string.sub('00000' .. T[2], -6)
+local now = string.sub(clock, 1, -4)
+local ms = tonumber(now)
+`;
+
+/** What an append reads of its connection. */
+const known = (more = "") => `
+local field = 'p:' .. ARGV[1]
+local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', field${more})
+`;
+
 /**
- * Append + flag + doorbell, in two sizes: the plain push, and the one with topic, schedule, idempotency or ttl 0. Made of the
- * same text, because most pushes are plain and every key and argument costs on both ends.
+ * Append + flag + doorbell, in two sizes: the plain push, and the one with topic, schedule, idempotency or ttl 0; and the
+ * plain push as one of many. Made of the same text, because most pushes are plain and every key and argument costs on both
+ * ends. One of many leaves in `c` what the next one for its connection has to know.
  *
  * KEYS conn log index, full: fates topics scheduled idempotency
  * ARGV 1 producer 2 counter 3 body 4 'flags contentType' 5 ttlMs
@@ -150,16 +165,11 @@ const deduplicate = `
  * length (or '0') compares as its numbers do.
  * Returns 'accepted seq expiresAt online epoch status' (epoch: when a job is needed, else 0) or {refusal, …}.
  */
-function appendLua(full: boolean): string {
+function appendLua(size: "plain" | "full" | "one of many"): string {
+  const full = size === "full";
+  const one = size === "one of many";
   const fullOnly = (lua: string) => (full ? lua : "");
-  return `${names}
-local T = redis.call('TIME')
-local clock = T[1] .. string.sub('00000' .. T[2], -6)
-local now = string.sub(clock, 1, -4)
-local ms = tonumber(now)
-${liveness}${fullOnly(idempotency)}${fullOnly(drop)}
-local field = 'p:' .. ARGV[1]
-local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', field${fullOnly(", 'readTo'")})
+  return `${one ? "" : `${names}${clock}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}${known(fullOnly(", 'readTo'"))}`}
 if c[1] ~= 'open' or now > c[2] then
   local no = refuse(c[1], c[2], ARGV[8])
   if no then return no end
@@ -233,7 +243,12 @@ local status = 'queued'
 local job = '0'
 if live and (c[5] or '0') <= now${fullOnly(" and not (now_only and online == '0')")} then
   job = epoch
-  redis.call('HSET', KEYS[1], 'flag', ms + ${queuedFlagMs})
+${
+  one
+    ? `  c[5] = string.format('%d', ms + ${queuedFlagMs})
+  c.flag = c[5]`
+    : `  redis.call('HSET', KEYS[1], 'flag', ms + ${queuedFlagMs})`
+}
 end
 
 ${fullOnly(`if now_only and online == '0' then
@@ -244,8 +259,13 @@ elseif now_only then
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
 end`)}
 redis.call('XADD', KEYS[3], id .. '-0', 'f', ${full ? "(waiting and not to_user and ARGV[10] or (ARGV[1] .. ':' .. ARGV[2]))" : "ARGV[1] .. ':' .. ARGV[2]"} .. ' ' .. exp .. ' ' .. online)
-if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', total, 'readTo', id${full ? ")" : ", field, mark)"}
-else redis.call('HSET', KEYS[1], 'seq', id, 'total', total${full ? ")" : ", field, mark)"} end
+${
+  one
+    ? `c[3], c[6], c[8] = id, total, mark
+if heard > 0 then c.readTo = id end`
+    : `if heard > 0 then redis.call('HSET', KEYS[1], 'seq', id, 'total', total, 'readTo', id${full ? ")" : ", field, mark)"}
+else redis.call('HSET', KEYS[1], 'seq', id, 'total', total${full ? ")" : ", field, mark)"} end`
+}
 ${fullOnly(`if mark then redis.call('HSET', KEYS[1], field, mark) end
 if waiting then
   redis.call('HSET', KEYS[6], ARGV[10], 's:' .. id .. ':' .. waiting)
@@ -287,14 +307,57 @@ return 'accepted ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. job .. ' ' .. 
 export const appendScript: Script = {
   name: "bridgeAppend",
   keys: 3,
-  lua: appendLua(false),
+  lua: appendLua("plain"),
 };
 
 /** The push with topic, schedule, idempotency or ttl 0. */
 export const appendFullScript: Script = {
   name: "bridgeAppendFull",
   keys: 7,
-  lua: appendLua(true),
+  lua: appendLua("full"),
+};
+
+/**
+ * Plain pushes, many in one call: to one connection, or to several that lie in one slot. Each is accepted or refused for
+ * itself, as if it had come alone; those for a connection are appended in their order, and what is known of it is read and
+ * written once. A Redis that refuses writes refuses all of it, and that is the answer; it refuses none once one was
+ * done (full.ts).
+ * KEYS conn log index, of each connection
+ * ARGV 1 producer 2 bytes below which no limit is reached 3 'maxMessages maxBytes' 4 resumeMs, then of each connection the
+ *      number of its messages, and of each message: counter, body, 'binary contentType', ttlMs
+ * Returns what the plain push does for each, in this order; {'failed'} for one that Redis could not take.
+ */
+export const appendManyScript: Script = {
+  name: "bridgeAppendMany",
+  lua: `${names}${clock}
+local out, at, wrote, fault = {}, 5, false, nil
+local function connection(KEYS)
+  local tag = string.sub(KEYS[1], 8, -6)
+${known()}${liveness}
+  local before = c[3]
+  local function append(ARGV)
+${appendLua("one of many")}
+  end
+  local count = tonumber(ARGV[at])
+  at = at + 1
+  for _ = 1, count do
+    local done, reply = pcall(append, {ARGV[1], ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[2], ARGV[3], ARGV[4]})
+    if not done then fault = reply end
+    out[#out + 1] = done and reply or {'failed'}
+    at = at + 4
+  end
+  if c[3] ~= before then
+    wrote = true
+    local set = {'seq', c[3], 'total', c[6], field, c[8]}
+    if c.readTo then set[7], set[8] = 'readTo', c.readTo end
+    if c.flag then set[#set + 1] = 'flag'; set[#set + 1] = c.flag end
+    redis.call('HSET', KEYS[1], unpack(set))
+  end
+end
+for i = 1, #KEYS, 3 do connection({KEYS[i], KEYS[i + 1], KEYS[i + 2]}) end
+if fault and not wrote then return redis.error_reply(fault) end
+return out
+`,
 };
 
 /**

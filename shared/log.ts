@@ -8,6 +8,7 @@ import { messageId, randomBase62, scheduledMessageId } from "./ids.js";
 import { keys } from "./keys.js";
 import {
   appendFullScript,
+  appendManyScript,
   appendScript,
   dropDueScript,
   makeRoomScript,
@@ -30,6 +31,7 @@ import type { Argument, RedisLink, Script } from "./redis.js";
 export const logScripts: readonly Script[] = [
   appendScript,
   appendFullScript,
+  appendManyScript,
   makeRoomScript,
   dropDueScript,
   pruneScript,
@@ -71,6 +73,17 @@ export interface Append {
   /** True when a later message of the same sender went out meanwhile: a refused one is not tried again then. */
   overtaken?: () => boolean;
 }
+
+/** A push without options, which can go with others in one call. */
+export type PlainAppend = Pick<
+  Append,
+  | "connectionId"
+  | "body"
+  | "contentType"
+  | "binary"
+  | "ttlSeconds"
+  | "overtaken"
+>;
 
 export interface Idempotency {
   /** Hash of the API key, the target and the client's key. */
@@ -181,6 +194,9 @@ function refuse(connectionId: string, reply: readonly unknown[]): never {
       });
     case "unknown":
       throw new BridgeError("outcome_unknown", { retryAfterSeconds: 1 });
+    case "failed":
+      // Redis found fault with it in the middle of others.
+      throw new BridgeError("outcome_unknown", { retryAfterSeconds: 1 });
     case "full":
       throw logFull(first ?? "", Number(second), Number(third));
     default:
@@ -206,6 +222,7 @@ export class Log {
   readonly #lapse: (connectionId: string) => Promise<unknown>;
   #producer = randomBase62(8);
   readonly #counters = new Map<string, number>();
+  readonly #makingRoom = new Map<string, Promise<boolean>>();
 
   /**
    * `lapse` ends a connection whose time is over and tells what it has to tell (registry.ts); it is called when an append
@@ -242,6 +259,64 @@ export class Log {
    */
   append(push: Append): Promise<Appended> {
     return this.#append(push, "-");
+  }
+
+  /**
+   * Accepts pushes without options, ttl 0 not among them, all in one call: their connections lie in one slot. One outcome for each, in
+   * their order, as `append` would have it. Throws when Redis took none of them.
+   */
+  async appendMany(
+    connections: readonly (readonly PlainAppend[])[],
+  ): Promise<(Appended | Promise<Appended>)[]> {
+    const names: string[] = [];
+    const args: Argument[] = [
+      "",
+      this.#unlimitedBytes,
+      this.#limits,
+      this.#options.resumeMs,
+    ];
+    for (const pushes of connections) {
+      const id = pushes[0]?.connectionId ?? "";
+      names.push(keys.connection(id), keys.log(id), keys.index(id));
+      args.push(pushes.length);
+      for (const push of pushes)
+        args.push(
+          this.#count(id),
+          push.binary ? push.body : push.body.toString("utf8"),
+          `${push.binary ? 1 : 0} ${push.contentType}`,
+          push.ttlSeconds * 1_000,
+        );
+    }
+    // Counting may have begun anew under another name.
+    args[0] = this.#producer;
+    const replies = (await this.#redis.run(appendManyScript, names, args)) as (
+      string | unknown[]
+    )[];
+    return connections.flat().map((push, index) => {
+      const reply = replies[index] ?? ["failed"];
+      return typeof reply === "string"
+        ? this.#accepted(push.connectionId, reply, "-")
+        : this.#alone(push, reply);
+    });
+  }
+
+  /** What was refused among others is tried again by itself, where that helps. */
+  async #alone(
+    push: PlainAppend,
+    reply: readonly unknown[],
+  ): Promise<Appended> {
+    const { connectionId: id } = push;
+    if (reply[0] === "lapsed") {
+      await this.#lapse(id);
+      return this.append(push);
+    }
+    if (
+      reply[0] === "full" &&
+      (await this.#makeRoom(id)) &&
+      !push.overtaken?.()
+    )
+      return this.append(push);
+    return this.#accepted(id, reply, "-");
   }
 
   /**
@@ -394,8 +469,17 @@ export class Log {
     return reply;
   }
 
-  /** Messages whose time is over make room; false when there was none to go. */
-  async #makeRoom(id: string): Promise<boolean> {
+  /** Messages whose time is over make room, for all that were refused together; false when there was none to go. */
+  #makeRoom(id: string): Promise<boolean> {
+    let making = this.#makingRoom.get(id);
+    if (!making) {
+      making = this.#dropExpired(id).finally(() => this.#makingRoom.delete(id));
+      this.#makingRoom.set(id, making);
+    }
+    return making;
+  }
+
+  async #dropExpired(id: string): Promise<boolean> {
     const gone = await this.#redis.run(
       makeRoomScript,
       [keys.connection(id), keys.log(id), keys.fates(id)],

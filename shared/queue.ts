@@ -72,6 +72,7 @@ interface ScheduledPublish {
   binary: boolean;
   ttlSeconds: number;
   selection?: NonNullable<GroupPublish["selection"]>;
+  durability?: "replica";
 }
 
 interface ScheduledPush {
@@ -265,6 +266,7 @@ export class DeliveryQueues {
         binary,
         ttlSeconds,
         ...(selection ? { selection } : {}),
+        ...(message.durability ? { durability: message.durability } : {}),
       },
       delayMs,
     );

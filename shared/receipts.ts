@@ -311,7 +311,7 @@ export class Receipts {
       recipients: record.recipients,
       online: record.online,
       expiresAt: time(record.expiresMs),
-      durability: "local",
+      durability: record.durable ? "replica" : "local",
       ack: state.status === "delivered" ? (delivered?.ack ?? "client") : null,
       reason:
         state.status === "undeliverable" ? (state.reason as Reason) : null,

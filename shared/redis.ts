@@ -13,10 +13,10 @@ import { channels } from "./keys.js";
 import { slotOf } from "./slots.js";
 import { sparing, type Logger } from "./logging.js";
 
-/** A Lua script with its name and the number of its keys. Sent once, then by its hash. */
+/** A Lua script with its name and the number of its keys, unless that varies. Sent once, then by its hash. */
 export interface Script {
   readonly name: string;
-  readonly keys: number;
+  readonly keys?: number;
   readonly lua: string;
 }
 
@@ -100,25 +100,42 @@ function parseAddress(url: string): Address {
 
 /** Sends all commands of one turn of the event loop in one write to the socket. */
 class BatchingRedis extends Redis {
-  #corked = false;
+  #corked: { uncork(): void } | undefined;
+  #isEnding = false;
+  #last: (() => void)[] = [];
+
   override sendCommand(
     ...args: Parameters<Redis["sendCommand"]>
   ): ReturnType<Redis["sendCommand"]> {
-    const stream = (
-      this as unknown as {
-        stream?: NodeJS.WritableStream & { cork(): void; uncork(): void };
-      }
-    ).stream;
+    const { stream } = this as unknown as {
+      stream?: NodeJS.WritableStream & { cork(): void; uncork(): void };
+    };
     if (!this.#corked && stream) {
-      this.#corked = true;
+      this.#corked = stream;
       stream.cork();
-      // After the whole poll phase: nextTick would come after each socket's own callback, one write for each request.
-      setImmediate(() => {
-        this.#corked = false;
-        stream.uncork();
-      });
+      this.#endTurn();
     }
     return super.sendCommand(...args);
+  }
+
+  /** What `then` sends leaves with the rest of its turn. */
+  atEndOfTurn(then: () => void): void {
+    this.#last.push(then);
+    this.#endTurn();
+  }
+
+  #endTurn(): void {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    // After the whole poll phase: nextTick would come after each socket's own callback, one write for each request.
+    setImmediate(() => {
+      const last = this.#last;
+      this.#last = [];
+      for (const then of last) then();
+      this.#isEnding = false;
+      this.#corked?.uncork();
+      this.#corked = undefined;
+    });
   }
 }
 
@@ -315,6 +332,11 @@ export class Subscriptions extends EventEmitter<{ gap: []; back: [] }> {
   }
 }
 
+const nothing: readonly number[] = [];
+/** Where the number of a script's keys varies, it is said with each call. */
+const countOf = (script: Script, keys: readonly string[]): readonly number[] =>
+  script.keys === undefined ? [keys.length] : nothing;
+
 /** What an ioredis client offers to a script call. */
 type ScriptCall = (...args: Argument[]) => Promise<unknown>;
 
@@ -347,7 +369,7 @@ export class RedisLink {
     });
     for (const script of scripts)
       this.client.defineCommand(script.name, {
-        numberOfKeys: script.keys,
+        ...(script.keys === undefined ? {} : { numberOfKeys: script.keys }),
         // Bells are sharded on a Cluster; scripts say @publish for either.
         lua: script.lua.replaceAll("@publish", this.publishCommand),
       });
@@ -384,7 +406,7 @@ export class RedisLink {
     keys: readonly string[],
     args: readonly Argument[],
   ): Promise<unknown> {
-    return this.#call(script.name, keys, args);
+    return this.#call(script.name, countOf(script, keys), keys, args);
   }
 
   /** Runs a script; bulk replies are Buffers. */
@@ -393,11 +415,17 @@ export class RedisLink {
     keys: readonly string[],
     args: readonly Argument[],
   ): Promise<unknown> {
-    return this.#call(`${script.name}Buffer`, keys, args);
+    return this.#call(
+      `${script.name}Buffer`,
+      countOf(script, keys),
+      keys,
+      args,
+    );
   }
 
   async #call(
     name: string,
+    count: readonly number[],
     keys: readonly string[],
     args: readonly Argument[],
   ): Promise<unknown> {
@@ -406,10 +434,16 @@ export class RedisLink {
     try {
       const call = (this.client as unknown as Record<string, ScriptCall>)[name];
       if (!call) throw new Error(`the script ${name} is not defined`);
-      return await call.call(this.client, ...keys, ...args);
+      return await call.call(this.client, ...count, ...keys, ...args);
     } catch (error) {
       throw this.#translate(error);
     }
+  }
+
+  /** Calls `then` when this turn of the event loop has done what it had to do. What it sends leaves without delay. */
+  atEndOfTurn(then: () => void): void {
+    if (this.client instanceof BatchingRedis) this.client.atEndOfTurn(then);
+    else setImmediate(then);
   }
 
   /** Any plain command, for the few places that need no script. */

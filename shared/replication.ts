@@ -9,7 +9,7 @@
  */
 import { BridgeError } from "./errors.js";
 import { drains } from "./full.js";
-import { bullPrefix, keys } from "./keys.js";
+import { bullPrefix, groupTag, keys } from "./keys.js";
 import type { Logger } from "./logging.js";
 import type { MasterConnection, RedisLink, Script } from "./redis.js";
 
@@ -29,15 +29,15 @@ const knownMs = 1_000;
 const witnessMs = 1_000;
 
 /**
- * Notes what a replica has, for receipts: everything up to a seq, or a scheduled message.
- * KEYS conn scheduled; ARGV seq|'' scheduledId|''
+ * Notes what a replica has, for receipts: everything up to a seq or an offset, or a scheduled message.
+ * KEYS conn|meta scheduled; ARGV seq|offset|'' scheduledId|'' field that is there as long as what it is about
  */
 const markScript: Script = {
   name: "bridgeMarkReplica",
   keys: 2,
   lua: `
 ${drains()}if ARGV[1] ~= '' then
-  local known = redis.call('HMGET', KEYS[1], 'state', 'durable')
+  local known = redis.call('HMGET', KEYS[1], ARGV[3], 'durable')
   if known[1] and tonumber(known[2] or 0) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'durable', ARGV[1]) end
 else
   local record = redis.call('HGET', KEYS[2], ARGV[2])
@@ -49,18 +49,62 @@ return 1
 `,
 };
 
-export const replicationScripts: readonly Script[] = [markScript];
+/** The same of a message to a user. KEYS message */
+const markUserScript: Script = {
+  name: "bridgeMarkUserReplica",
+  keys: 1,
+  lua: `
+${drains()}if redis.call('HGET', KEYS[1], 'state') then redis.call('HSET', KEYS[1], 'durable', '1') end
+return 1
+`,
+};
 
-/** What a replica shall have. */
-export interface Held {
-  connectionId: string;
-  /** Its place: the seq, or the ID of a message that waits for its time. */
-  place: { seq: number } | { scheduledId: string };
+export const replicationScripts: readonly Script[] = [
+  markScript,
+  markUserScript,
+];
+
+/** What a replica shall have: a message of a connection's log, or of a group's history. */
+export type Held = ({ connectionId: string } | { group: string }) & {
+  /** Its place: the seq or the offset, or the ID of a message that waits for its time. */
+  place: { seq: number } | { offset: number } | { scheduledId: string };
   /** Hash of its Idempotency-Key, which outlives the message. */
   idempotencyKey?: string;
   /** With a scheduled message: that it is in the log by now. */
   due?: boolean;
+};
+
+/** A message of a user: its record says what became of it, and each delivery is one of a connection. */
+export interface HeldOfUser {
+  userTag: string;
+  place: string;
+  deliveries: readonly { connectionId: string; seq: number }[];
 }
+
+/** Where the things of a message lie. */
+const whereabouts = (held: Held) =>
+  "group" in held
+    ? {
+        tag: groupTag(held.group),
+        home: keys.group(held.group),
+        field: "epoch",
+        index: keys.groupIndex(held.group),
+        scheduled: keys.groupScheduled(held.group),
+        idempotency: (key: string) => keys.groupIdempotency(held.group, key),
+      }
+    : {
+        tag: held.connectionId,
+        home: keys.connection(held.connectionId),
+        field: "state",
+        index: keys.index(held.connectionId),
+        scheduled: keys.scheduled(held.connectionId),
+        idempotency: (key: string) => keys.idempotency(held.connectionId, key),
+      };
+
+const nameOf = ({ place }: Held): string =>
+  "scheduledId" in place
+    ? place.scheduledId
+    : String("seq" in place ? place.seq : place.offset);
 
 interface Waiter {
   holds: (client: MasterConnection) => Promise<boolean>;
@@ -91,18 +135,18 @@ export class Replication {
   /** Whether this server, and no other, has the push. */
   protected async holds(
     client: MasterConnection,
-    { connectionId: id, place, idempotencyKey, due }: Held,
+    held: Held,
   ): Promise<boolean> {
-    const name = "seq" in place ? String(place.seq) : place.scheduledId;
+    const { index, scheduled, idempotency } = whereabouts(held);
+    const { place, idempotencyKey, due } = held;
+    const name = nameOf(held);
     if (idempotencyKey !== undefined) {
-      const stored = await client.get(keys.idempotency(id, idempotencyKey));
+      const stored = await client.get(idempotency(idempotencyKey));
       return stored?.split(" ")[2] === name;
     }
-    if ("seq" in place)
-      return (
-        (await client.xrange(keys.index(id), name, name, "COUNT", 1)).length > 0
-      );
-    const record = await client.hget(keys.scheduled(id), name);
+    if (!("scheduledId" in place))
+      return (await client.xrange(index, name, name, "COUNT", 1)).length > 0;
+    const record = await client.hget(scheduled, name);
     return record !== null && !(due && record.startsWith("w"));
   }
 
@@ -120,9 +164,9 @@ export class Replication {
     return master;
   }
 
-  /** Before anything is stored. Throws no_replica when there is none to wait for, redis_unavailable. */
-  async ready(connectionId: string): Promise<void> {
-    if (!(await this.#master(connectionId).hasReplica()))
+  /** Before anything is stored under `{tag}`. Throws no_replica when there is none to wait for, redis_unavailable. */
+  async ready(tag: string): Promise<void> {
+    if (!(await this.#master(tag).hasReplica()))
       throw new BridgeError("no_replica", {
         detail: "Redis has no replica that could confirm the message",
         retryAfterSeconds: 1,
@@ -131,21 +175,46 @@ export class Replication {
 
   /** Resolves when a replica has it. Throws outcome_unknown when none said so within `ms`. */
   async confirm(held: Held, ms: number): Promise<void> {
-    const { connectionId: id, place, due } = held;
-    const [seq, scheduledId] =
-      "seq" in place ? [place.seq, ""] : ["", place.scheduledId];
-    await this.#master(id).confirm(
+    const { tag, home, field, scheduled } = whereabouts(held);
+    const name = nameOf(held);
+    await this.#master(tag).confirm(
       {
-        tag: id,
+        tag,
         holds: (client) => this.holds(client, held),
-        mark: due
+        mark: held.due
           ? undefined
           : () =>
               this.#redis.run(
                 markScript,
-                [keys.connection(id), keys.scheduled(id)],
-                [seq, scheduledId],
+                [home, scheduled],
+                "scheduledId" in held.place
+                  ? ["", name, field]
+                  : [name, "", field],
               ),
+      },
+      ms,
+    );
+  }
+
+  /** The same for a message to a user: what is known of it, what is parked, and what its connections were given. */
+  async confirmOfUser(
+    { userTag: tag, place, deliveries }: HeldOfUser,
+    ms: number,
+  ): Promise<void> {
+    const record = keys.userMessage(tag, place);
+    await Promise.all(
+      deliveries.map(({ connectionId, seq }) =>
+        this.confirm({ connectionId, place: { seq } }, ms),
+      ),
+    );
+    await this.#master(tag).confirm(
+      {
+        tag,
+        holds: async (client) => {
+          const state = await client.hget(record, "state");
+          return state !== null && state !== "begun";
+        },
+        mark: () => this.#redis.run(markUserScript, [record], []),
       },
       ms,
     );
@@ -153,7 +222,7 @@ export class Replication {
 
   /** The same for the job of a scheduled message, which may lie on another master. */
   async confirmJob(
-    connectionId: string,
+    of: { connectionId: string } | { group: string } | { userTag: string },
     scheduledId: string,
     ms: number,
   ): Promise<void> {
@@ -163,11 +232,17 @@ export class Replication {
         holds: async (client) => {
           const job = `${bullPrefix}:${keys.scheduleQueue}:s${scheduledId}`;
           if ((await client.exists(job)) === 1) return true;
-          // It has run: the message is in the log.
+          // It has run: the message is in the log, or with its user. Both say what `w`aits.
           const record = await this.#redis.command(
             "HGET",
-            keys.scheduled(connectionId),
-            scheduledId,
+            ...("userTag" in of
+              ? [keys.userMessage(of.userTag, scheduledId), "state"]
+              : [
+                  "group" in of
+                    ? keys.groupScheduled(of.group)
+                    : keys.scheduled(of.connectionId),
+                  scheduledId,
+                ]),
           );
           return typeof record === "string" && !record.startsWith("w");
         },

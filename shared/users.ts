@@ -82,6 +82,8 @@ export interface UserRecord {
   deliveries: { connectionId: string; seq: number }[];
   /** When it was first seen to be delivered; a receipt never goes back from there. */
   deliveredMs: number | undefined;
+  /** A replica had it when its push was answered. */
+  durable: boolean;
 }
 
 export interface UsersOptions {
@@ -134,8 +136,11 @@ export class Users {
     this.#options = options;
   }
 
-  /** Throws log_full, idempotency_mismatch, idempotency_in_progress. */
-  async push(push: UserAppend): Promise<UserAppended> {
+  /**
+   * Throws log_full, idempotency_mismatch, idempotency_in_progress. Calls `issued` when no later push can come before this
+   * one any more, which is known before it returns only where connections are there.
+   */
+  async push(push: UserAppend, issued?: () => void): Promise<UserAppended> {
     const { userId, idempotency, dueAtMs } = push;
     const tag = userTag(userId);
     const open =
@@ -187,7 +192,10 @@ export class Users {
         idempotency !== undefined,
       );
     return dueAtMs === undefined
-      ? this.#deliver(tag, push, begun, idempotency !== undefined)
+      ? this.#deliver(tag, push, begun, {
+          once: idempotency !== undefined,
+          issued,
+        })
       : this.#schedule(tag, push, begun, dueAtMs, open);
   }
 
@@ -264,7 +272,10 @@ export class Users {
       )) as unknown[]
     ).map(String);
     if (reply[0] !== "begun") return;
-    await this.#deliver(tag, push, parseBegun(reply), true, "log_full");
+    await this.#deliver(tag, push, parseBegun(reply), {
+      once: true,
+      ifFull: "log_full",
+    });
   }
 
   /**
@@ -275,22 +286,28 @@ export class Users {
     tag: string,
     push: UserAppend,
     begun: Begun,
-    once: boolean,
-    ifFull?: string,
+    how: {
+      once: boolean;
+      ifFull?: string;
+      issued?: (() => void) | undefined;
+    },
   ): Promise<UserAppended> {
     const { place, expiresMs } = begun;
+    const { once, ifFull, issued } = how;
     let around: Around = begun;
     for (let look = 0; look < looksMax; look++) {
       // What waits was accepted before this one.
       if (around.parked > 0)
         for (const connectionId of around.connections)
           await this.#handOver(tag, connectionId, "only");
-      const { appended, full } = await this.#appendToAll(
-        tag,
-        push,
-        around.connections,
-        { place, expiresMs, once },
-      );
+      const appending = this.#appendToAll(tag, push, around.connections, {
+        place,
+        expiresMs,
+        once,
+      });
+      // All of it is on its way. With nobody there it is not known yet where it goes.
+      if (around.connections.length > 0) issued?.();
+      const { appended, full } = await appending;
       const online = appended.filter((one) => one.online).length;
       if (full && appended.length === 0 && ifFull === undefined) {
         await this.#forget(tag, place, push.idempotency);
@@ -651,6 +668,7 @@ export class Users {
         }),
       deliveredMs:
         fields["delivered"] === undefined ? undefined : number("delivered"),
+      durable: fields["durable"] === "1",
     };
   }
 
@@ -697,5 +715,6 @@ function bare(push: UserAppend, connectionId: string): Append {
     ttlSeconds,
     ...(topic === undefined ? {} : { topic }),
     ...(replyMs === undefined ? {} : { replyMs }),
+    ...(push.overtaken ? { overtaken: push.overtaken } : {}),
   };
 }

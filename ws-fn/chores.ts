@@ -3,6 +3,8 @@
  * chore may be done by any number of instances at once.
  */
 import type { Fanout } from "../shared/fanout.js";
+import { userTag } from "../shared/ids.js";
+import { groupTag } from "../shared/keys.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import type { DeliveryQueues } from "../shared/queue.js";
@@ -27,7 +29,7 @@ export function startChores(deps: {
   registry: Registry;
   queues: DeliveryQueues;
   log: Log;
-  users: Pick<Users, "due">;
+  users: Pick<Users, "due" | "record">;
   fanout: Fanout;
   /** What is left of a connection that has ended. */
   remove: (connectionId: string) => Promise<void>;
@@ -51,8 +53,21 @@ export function startChores(deps: {
           async (push, scheduledId) => {
             try {
               const { userId } = push;
-              if (userId !== undefined)
-                return await users.due({ ...push, userId }, scheduledId);
+              if (userId !== undefined) {
+                await users.due({ ...push, userId }, scheduledId);
+                if (push.durability && redis.mode === "cluster") {
+                  const tag = userTag(userId);
+                  const record = await users.record(tag, scheduledId);
+                  if (!record) return;
+                  const { deliveries } = record;
+                  await replication.ready(tag);
+                  await replication.confirmOfUser(
+                    { userTag: tag, place: scheduledId, deliveries },
+                    confirmDueMs,
+                  );
+                }
+                return;
+              }
               const appended = await log.appendDue(push, scheduledId);
               if (appended && appended.jobEpoch > 0)
                 await queues.wake(push.connectionId, appended.jobEpoch);
@@ -74,7 +89,17 @@ export function startChores(deps: {
               );
             }
           },
-          (message, scheduledId) => fanout.publishDue(message, scheduledId),
+          async (message, scheduledId) => {
+            await fanout.publishDue(message, scheduledId);
+            if (message.durability && redis.mode === "cluster") {
+              const { group } = message;
+              await replication.ready(groupTag(group));
+              await replication.confirm(
+                { group, place: { scheduledId }, due: true },
+                confirmDueMs,
+              );
+            }
+          },
         );
         scheduleStarted = true;
       }

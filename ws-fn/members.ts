@@ -19,8 +19,8 @@ import type {
   GroupEntry,
   HistoryPage,
   Position,
-  Selection,
 } from "../shared/fanout.js";
+import { isFor, type Who } from "../shared/selection.js";
 import { everybody, groupTag } from "../shared/keys.js";
 import type { Logger } from "../shared/logging.js";
 import type { Memberships } from "../shared/membership.js";
@@ -54,26 +54,6 @@ export interface MemberPorts {
   /** The socket has enough; `drained` follows. */
   full(): boolean;
   live(): boolean;
-}
-
-/** Who it is, for selections. */
-interface Who {
-  readonly id: string;
-  readonly userId: string;
-  readonly labels: Readonly<Record<string, string>>;
-  readonly groups: ReadonlyMap<string, unknown>;
-}
-
-/** Whether a message is for a member. */
-export function isFor(selection: Selection | undefined, who: Who): boolean {
-  if (!selection) return true;
-  const { user, groups, labels, except } = selection;
-  if (except?.includes(who.id)) return false;
-  if (user && !user.includes(who.userId)) return false;
-  if (groups && !groups.some((name) => who.groups.has(name))) return false;
-  for (const [name, values] of Object.entries(labels ?? {}))
-    if (!values.includes(who.labels[name] ?? "")) return false;
-  return true;
 }
 
 class Member implements FeedMember {

@@ -119,3 +119,106 @@ t.test("a push that waits for a replica", async (t) => {
     "nothing was stored",
   );
 });
+
+t.test("users, groups and everybody, until a replica has it", async (t) => {
+  const { master, replica } = await replicatedRedis(t);
+  const env = { REDIS_URL: master.url, LOG_LEVEL: "error" };
+  const [httpFn, wsFn] = await Promise.all([
+    startHttpFn(t, env),
+    startWsFn(t, env),
+  ]);
+  const backend = backendOf(t, httpFn.url);
+  const { token } = await backend.prepare({ userId: "ann", groups: ["room"] });
+  const application = startApplication(t, { token, to: () => wsFn.url });
+  await application.bridge.ready;
+  const targets = {
+    "somebody who is there": {
+      path: "users/ann/messages",
+      to: { user: "ann" },
+    },
+    "somebody who is not": { path: "users/bob/messages", to: { user: "bob" } },
+    "a group": { path: "groups/room/messages", to: { group: "room" } },
+    everybody: { path: "broadcast", to: { broadcast: true } },
+  };
+  const each = Object.entries(targets);
+  const ask = (path: string, key: string, query = "") =>
+    backend.ask("POST", `/v1/${path}?durability=replica${query}`, {
+      body: key,
+      headers: { "idempotency-key": key, "content-type": "text/plain" },
+    });
+  /** As a good backend does it. */
+  const accepted = (path: string, key: string, query = "") =>
+    until(async () => {
+      const answer = await ask(path, key, query);
+      return answer.status < 300 ? answer : undefined;
+    }, patience);
+  const safe = { durability: "replica" };
+
+  for (const [name, { path, to }] of each) {
+    for (const [query, status] of [
+      ["", "queued"],
+      ["&delay=600", "scheduled"],
+    ] as const) {
+      const answer = await accepted(path, `${name} ${status}`, query);
+      const { id } = answer.json<{ id: string }>();
+      t.match(answer.json(), { ...safe, to, status }, name);
+      t.match(await backend.receipt(id), safe, "the receipt says so, too");
+    }
+    const local = await backend.ask("POST", `/v1/${path}?durability=local`, {
+      body: "local",
+    });
+    const { id } = local.json<{ id: string }>();
+    t.match(local.json(), { durability: "local" });
+    t.equal((await backend.receipt(id)).durability, "local");
+  }
+  const due = await accepted("users/ann/messages", "soon", "&delay=0.3");
+  t.match(due.json(), safe);
+  await until(() => application.texts.includes("soon"), patience);
+  const dueId = due.json<{ id: string }>().id;
+  t.match(await backend.receipt(dueId), safe, "also when it was due");
+  const batch = await until(async () => {
+    const answer = await backend.ask("POST", "/v1/batch", {
+      body: JSON.stringify(
+        each.map(([name, { to }]) => ({
+          to,
+          data: `batch ${name}`,
+          durability: "replica",
+          idempotencyKey: `batch ${name}`,
+        })),
+      ),
+      headers: { "content-type": "application/json" },
+    });
+    const results = answer.json<{ status: number }[]>();
+    return results.every(({ status }) => status === 202) ? results : undefined;
+  }, patience);
+  t.match(
+    batch,
+    each.map(([, { to }]) => ({ accepted: { ...safe, to } })),
+  );
+
+  replica.freeze();
+  for (const [name, { path }] of each) {
+    for (const attempt of ["short", "a retry"]) {
+      const answer = await ask(path, `short ${name}`);
+      t.equal(answer.status, 503, `${attempt}: ${name}`);
+      t.match(answer.json(), { code: "outcome_unknown" });
+    }
+  }
+  replica.thaw();
+  for (const [name, { path }] of each) {
+    const answer = await accepted(path, `short ${name}`);
+    t.equal(answer.headers["idempotency-replayed"], "true", name);
+    t.match(answer.json(), safe);
+  }
+
+  await replica.stop();
+  for (const [name, { path }] of each) {
+    const refused = await until(async () => {
+      const answer = await ask(path, `unstored ${name}`);
+      return answer.json()["code"] === "no_replica" ? answer : undefined;
+    }, patience);
+    t.equal(refused.status, 503, name);
+  }
+  const explained = await ask("broadcast", "unstored", "&explain=1");
+  t.match(explained.json(), { status: 503, problem: { code: "no_replica" } });
+});

@@ -240,7 +240,7 @@ t.test(
 
 t.test("items to groups and to everybody", async (t) => {
   const fake = setup(t);
-  fake.bridge.connect({ groups: ["room"] });
+  const someone = fake.bridge.connect({ groups: ["room"] });
   const group = { group: "room" };
   const items =
     line({ to: group, data: "1", ttl: 7, durability: "local" }) +
@@ -248,25 +248,54 @@ t.test("items to groups and to everybody", async (t) => {
     line({ to: group, data: "3", delay: 9 }) +
     line({ to: group, topic: "t" }) +
     line({ to: group, durability: "replica" }) +
-    line({ to: { group: "$all" } });
+    line({ to: { group: "$all" } }) +
+    line({ to: group, filter: { user: "ann" }, except: [someone] }) +
+    line({ to: { broadcast: true }, filter: { labels: { a: ["b"] } } }) +
+    line({ to: group, filter: {} }) +
+    line({ to: group, except: ["c_1"] }) +
+    line({ to: { connection: someone }, filter: { user: "ann" } }) +
+    line({ to: { user: "ann" }, except: [someone] });
   t.match(parse((await post(fake, items)).body), [
     { status: 202, accepted: { to: group, recipients: 1, status: "queued" } },
     { status: 202, accepted: { to: { broadcast: true }, recipients: 1 } },
     { status: 202, accepted: { to: group, status: "scheduled" } },
     { status: 400, problem: { errors: [{ pointer: "/body/3/topic" }] } },
-    { status: 400, problem: { errors: [{ pointer: "/body/4/durability" }] } },
+    { status: 202, accepted: { durability: "replica" } },
     { status: 400 },
+    { status: 202, accepted: { recipients: null } },
+    { status: 202, accepted: { recipients: null } },
+    { status: 400, problem: { errors: [{ pointer: "/body/8/filter" }] } },
+    { status: 400, problem: { errors: [{ pointer: "/body/9/except/0" }] } },
+    { status: 400, problem: { errors: [{ pointer: "/body/10/filter" }] } },
+    { status: 400, problem: { errors: [{ pointer: "/body/11/except" }] } },
   ]);
   t.match(fake.bridge.published, [
     { group: "room", body: Buffer.from("1"), ttlSeconds: 7 },
     { group: "$all", contentType: "application/json" },
     { group: "room", dueAtMs: Number },
+    { group: "room", durability: "replica" },
+    { group: "room", selection: { user: ["ann"], except: [someone] } },
+    { group: "$all", selection: { labels: { a: ["b"] } } },
   ]);
-  const item = line({ to: group, data: "x", ttl: 9, idempotencyKey: "k" });
+  const selection = {
+    filter: { user: "ann", groups: ["a", "b"] },
+    except: [someone, fake.bridge.connect()],
+  };
+  const item = line({
+    to: group,
+    data: "x",
+    ttl: 9,
+    idempotencyKey: "k",
+    ...selection,
+  });
   await post(fake, item);
   await fake.app.inject({
     method: "POST",
-    url: "/v1/groups/room/messages?ttl=9",
+    url: `/v1/groups/room/messages?${new URLSearchParams({
+      ttl: "9",
+      filter: JSON.stringify(selection.filter),
+      except: selection.except.join(","),
+    }).toString()}`,
     headers: {
       host: "localhost",
       "content-type": "text/plain",
@@ -277,15 +306,14 @@ t.test("items to groups and to everybody", async (t) => {
   const [batched, single] = fake.bridge.published.slice(-2);
   t.ok(single?.idempotency);
   t.same(batched?.idempotency, single?.idempotency, "the same request");
+  t.same(batched?.selection, single?.selection);
   const explained = await fake.app.inject({
     method: "POST",
     url: "/v1/batch?explain=1",
     headers: { host: "localhost", "content-type": NDJSON },
     payload: line({ to: group }),
   });
-  t.match(parse(explained.body), [
-    { status: 400, problem: { errors: [{ pointer: "/query/explain" }] } },
-  ]);
+  t.match(parse(explained.body), [{ status: 200, explanation: { to: group } }]);
 });
 
 t.test("Redis away is told for each item", async (t) => {

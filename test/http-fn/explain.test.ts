@@ -2,9 +2,16 @@
 import t from "tap";
 import type { Config } from "../../shared/config.js";
 import { createExplain } from "../../http-fn/explain.js";
-import type { Push, UserPush } from "../../http-fn/bridge.js";
+import type { Publish, Push, UserPush } from "../../http-fn/bridge.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
-import { connect, push, startWorld, type World } from "../fixtures/world.js";
+import { until } from "../../scripts/lab/until.js";
+import {
+  connect,
+  patience,
+  push,
+  startWorld,
+  type World,
+} from "../fixtures/world.js";
 
 const message = {
   body: Buffer.from("hello"),
@@ -128,6 +135,118 @@ t.test("a push explained", async (t) => {
   t.match(await explain(toUser("absent", { idempotency: key })), {
     status: 409,
     idempotency: "in_progress",
+  });
+  t.same(await everything(world), before, "nothing was stored or changed");
+});
+
+t.test("a publish explained", async (t) => {
+  const { url } = await singleRedis(t);
+  const world = await startWorld(t, url, {
+    maxMessages: 1,
+    historyMs: 30_000,
+  });
+  const explain = createExplain(world, {
+    groupHistoryMessages: 7,
+    groupHistoryBytes: 8,
+  } as Config);
+  const group = (more: Partial<Publish> = {}): Publish => ({
+    ...message,
+    group: "room",
+    ...more,
+  });
+  const member = async (userId: string, open: boolean) => {
+    const { connectionId } = await world.memberships.prepare({
+      userId,
+      groups: ["room"],
+      labels: { plan: open ? "pro" : "free" },
+    });
+    if (open) await connect(t, world, connectionId);
+    return connectionId;
+  };
+  const ids = [
+    await member("ann", true),
+    await member("bob", true),
+    await member("bob", false),
+  ];
+  const [, bob = "", away = ""] = ids;
+  const { connectionId: outside } = await world.memberships.prepare({});
+  const key = { key: "k", fingerprint: "f" };
+  const { position } = await world.fanout.publish(group({ idempotency: key }));
+  const offset = position?.offset ?? 0;
+  await until(async () => {
+    const facts = await world.fanout.facts("room", { offset });
+    return facts?.kind === "facts" && facts.sent === 2;
+  }, patience);
+  await world.fanout.schedule(group(), "00000000001", Date.now() + 60_000);
+  const before = await everything(world);
+
+  const all = await explain(group());
+  t.match(all, {
+    to: { group: "room" },
+    status: 202,
+    outcome: "queued",
+    online: 2,
+    parked: false,
+    idempotency: "none",
+    members: {
+      total: 3,
+      looked: 3,
+      matched: 3,
+      instances: [{ instance: world.instance, online: 2 }],
+    },
+    message: { ttl: 60, topic: null, durability: "local" },
+    limits: { messages: 7, bytes: 8 },
+  });
+  const shown = (one: typeof all) =>
+    one.recipients.map(({ connection }) => connection).sort();
+  t.same(shown(all), [...ids].sort());
+  const lives = Date.parse(all.message.expiresAt) - Date.now();
+  t.ok(lives <= 30_000, "no longer than the history keeps it");
+  const bobs = await explain(
+    group({ selection: { user: ["bob"], except: [bob] } }),
+  );
+  t.match(bobs, {
+    online: 0,
+    members: { total: 3, looked: 3, matched: 1, instances: [] },
+  });
+  t.same(shown(bobs), [away]);
+  t.match(
+    await explain(
+      group({ ttlSeconds: 0, selection: { labels: { plan: ["free"] } } }),
+    ),
+    { outcome: "undeliverable", status: 202 },
+  );
+  const everyone = await explain(group({ group: "$all" }));
+  t.match(everyone, { to: { broadcast: true }, members: { total: 4 } });
+  t.ok(shown(everyone).includes(outside));
+  t.match(
+    await explain(group({ group: "$all", selection: { groups: ["room"] } })),
+    { members: { total: 4, matched: 3 }, recipients: { length: 3 } },
+  );
+  t.match(await explain(group({ group: "nobody" })), {
+    status: 202,
+    members: { total: 0 },
+    recipients: [],
+  });
+
+  t.match(await explain(group({ durability: "replica" })), {
+    status: 503,
+    problem: { code: "no_replica" },
+  });
+  t.match(await explain(group({ dueAtMs: Date.now() + 1_000 })), {
+    status: 429,
+    problem: { code: "log_full", limit: 1, actual: 1 },
+  });
+  t.match(await explain(group({ idempotency: key })), {
+    status: 202,
+    idempotency: "replay",
+  });
+  t.match(await explain(group({ idempotency: { ...key, fingerprint: "g" } })), {
+    status: 422,
+    idempotency: "mismatch",
+  });
+  t.match(await explain(group({ idempotency: { ...key, key: "l" } })), {
+    idempotency: "new",
   });
   t.same(await everything(world), before, "nothing was stored or changed");
 });

@@ -57,9 +57,8 @@ t.test("what makes no sense for a group is refused", async (t) => {
   const cases: [string, Record<string, string>, string, string][] = [
     [`${url}?topic=t`, {}, "unknown_parameter", "/query/topic"],
     [url, { topic: "t" }, "invalid_parameter", "/header/Topic"],
-    [`${url}?explain=1`, {}, "unknown_parameter", "/query/explain"],
     [`${url}?wait=1`, {}, "unknown_parameter", "/query/wait"],
-    [url, { durability: "replica" }, "invalid_parameter", "/header/Durability"],
+    [`${url}?durability=disk`, {}, "invalid_parameter", "/query/durability"],
     [`${url}?filter=x`, {}, "invalid_parameter", "/query/filter"],
     [`${url}?filter={}`, {}, "invalid_parameter", "/query/filter"],
     [`${url}?filter={"a":1}`, {}, "invalid_parameter", "/query/filter"],
@@ -80,6 +79,33 @@ t.test("what makes no sense for a group is refused", async (t) => {
     t.match(problem, { code, errors: [{ pointer }] }, url);
   }
   t.same(bridge.published, []);
+});
+
+t.test("how safe a publish is, and what it would do", async (t) => {
+  const { app, bridge } = setup(t);
+  for (const path of ["/v1/groups/g/messages", "/v1/broadcast"]) {
+    const ask = async (query: string, more = {}) => {
+      const url = `${path}${query}`;
+      const answer = await app.inject({
+        method: "POST",
+        url,
+        headers: { ...headers, ...more },
+        payload: "x",
+      });
+      return { status: answer.statusCode, ...answer.json<object>() };
+    };
+    const safe = { status: "queued", durability: "replica" };
+    t.match(await ask("?durability=replica"), safe);
+    t.match(await ask("", { durability: "replica" }), safe);
+    t.match(bridge.published.at(-1), { durability: "replica" });
+    t.match(await ask(""), { durability: "local" });
+    const published = bridge.published.length;
+    t.match(await ask("?explain=1&ttl=7&durability=replica"), {
+      explain: true,
+      message: { ttl: 7, durability: "replica" },
+    });
+    t.equal(bridge.published.length, published, "nothing is sent");
+  }
 });
 
 t.test("members", async (t) => {

@@ -1,6 +1,7 @@
 /** Delivery rule 11: nobody is told that a replica has a message unless one has it. */
 import t from "tap";
-import { keys } from "../../shared/keys.js";
+import { parseMessageId, userTag } from "../../shared/ids.js";
+import { groupTag, keys } from "../../shared/keys.js";
 import { createLogger } from "../../shared/logging.js";
 import type { MasterConnection } from "../../shared/redis.js";
 import { Replication, type Held } from "../../shared/replication.js";
@@ -175,7 +176,7 @@ t.test("on a Cluster each master's own replica is asked", async (t) => {
     { connectionId: later.connectionId, place },
     longMs,
   );
-  await replication.confirmJob(later.connectionId, "00000000001", longMs);
+  await replication.confirmJob(later, "00000000001", longMs);
   const waiting = { connectionId: later.connectionId, place, due: true };
   t.equal(
     await outcome(replication.confirm(waiting, longMs)),
@@ -184,4 +185,40 @@ t.test("on a Cluster each master's own replica is asked", async (t) => {
   );
   await world.log.appendDue(later, "00000000001");
   await replication.confirm(waiting, longMs);
+
+  // A group and a user lie wherever their names say, a user's copies with their connections.
+  const message = { ...push("", "x"), group: "room" };
+  await replication.ready(groupTag("room"));
+  const { position } = await world.fanout.publish(message);
+  await replication.confirm(
+    { group: "room", place: { offset: position?.offset ?? 0 } },
+    longMs,
+  );
+  const never = { group: "room", place: { offset: 1 } };
+  t.equal(await outcome(replication.confirm(never, longMs)), "outcome_unknown");
+  const record = { userTag: userTag("ann"), place: "00000000000" };
+  t.equal(
+    await outcome(
+      replication.confirmOfUser({ ...record, deliveries: [] }, longMs),
+    ),
+    "outcome_unknown",
+  );
+  const route = parseMessageId(
+    (await world.users.push({ ...message, userId: "ann" })).messageId,
+  );
+  if (route?.kind !== "user") throw new Error("that is a user's");
+  await replication.confirmOfUser({ ...route, deliveries: [] }, longMs);
+  t.match(await world.users.record(route.userTag, route.place), {
+    state: "parked",
+    durable: true,
+  });
+  const lost = { connectionId: ids[0] ?? "", seq: 1 };
+  t.equal(
+    await outcome(
+      replication.confirmOfUser({ ...route, deliveries: [lost] }, longMs),
+    ),
+    "outcome_unknown",
+    "one copy is not there",
+  );
+  t.equal(opened.length, 3, "and still one connection for each master");
 });

@@ -1,7 +1,8 @@
 /** Delivery rule 3: an append that is executed twice is in the log once, and a fresh one is never taken for a repeat. */
 import t, { type Test } from "tap";
 import { Log } from "../../shared/log.js";
-import { appendScript } from "../../shared/log-scripts.js";
+import { Gathering } from "../../shared/gathering.js";
+import { appendManyScript, appendScript } from "../../shared/log-scripts.js";
 import type { Argument, RedisLink, Script } from "../../shared/redis.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import { startProxy } from "../../scripts/lab/proxy.js";
@@ -55,6 +56,69 @@ t.test("a push whose answer was lost", async (t) => {
   const without = await loseAnswer(t, false);
   t.same(without.texts, ["first", "precious", "precious"], "twice in the log");
   t.same((await loseAnswer(t, true)).texts, ["first", "precious"]);
+});
+
+/** The same of many pushes in one call, to two connections in turn. */
+async function loseAnswerOfMany(t: Test, guarded: boolean) {
+  const proxy = await startProxy(t, redis.port);
+  const world = await startWorld(t, `redis://127.0.0.1:${proxy.port}`, {
+    scripts: guarded
+      ? []
+      : [changed(appendManyScript, "if not fresh then", "if false then")],
+  });
+  const gathering = new Gathering(world.log, world.redis);
+  const ids = [await prepare(world), await prepare(world)];
+  const together = (word: string) =>
+    Promise.all(
+      [0, 1, 2, 3].map((n) =>
+        gathering.append(push(ids[n % 2] ?? "", `${word} ${n}`)),
+      ),
+    );
+  await together("first");
+  const lost = proxy.cutAfterReply("precious");
+  const answers = await together("precious");
+  await lost;
+  return {
+    places: answers.map(({ place }) => "seq" in place && place.seq),
+    texts: await Promise.all(ids.map((id) => texts(world, id))),
+    seqs: await Promise.all(
+      ids.map(async (id) => {
+        const { items } = await pendingOf(world, id);
+        return items;
+      }),
+    ),
+  };
+}
+
+/** The seqs of what is in a log. */
+async function pendingOf(world: World, id: string) {
+  const page = await world.log.pending(id, {
+    limit: 100,
+    after: 0,
+    previewBytes: 0,
+  });
+  return { items: page.rows.map(({ entry }) => entry.seq) };
+}
+
+t.test("many pushes in one call whose answer was lost", async (t) => {
+  const once = [
+    ["first 0", "first 2", "precious 0", "precious 2"],
+    ["first 1", "first 3", "precious 1", "precious 3"],
+  ];
+  const without = await loseAnswerOfMany(t, false);
+  t.same(
+    without.texts,
+    once.map((all) => [...all, ...all.slice(2)]),
+    "twice in the log",
+  );
+  const { texts: all, places, seqs } = await loseAnswerOfMany(t, true);
+  t.same(all, once);
+  const [first, second] = seqs.map((some) => some.slice(2));
+  t.same(
+    places,
+    [first?.[0], second?.[0], first?.[1], second?.[1]],
+    "each has the answer of its first time",
+  );
 });
 
 /** Appends as the nth push of one producer; the message's ID, or the error's code. */
@@ -139,16 +203,18 @@ const firstWrite =
   "redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])";
 const indexWrite = "redis.call('XADD', KEYS[3]";
 /** The bell before the first write. */
-const hasty = changed(
-  changed(appendScript, firstWrite),
-  indexWrite,
-  `${firstWrite}\n${indexWrite}`,
+const hasty = [appendScript, appendManyScript].map((script) =>
+  changed(
+    changed(script, firstWrite),
+    indexWrite,
+    `${firstWrite}\n${indexWrite}`,
+  ),
 );
 
 /** A push while Redis refuses writes, and its publisher's second attempt. What the client gets. */
 async function refuseWrites(t: Test, guarded: boolean) {
   const world = await startWorld(t, redis.url, {
-    scripts: guarded ? [] : [hasty],
+    scripts: guarded ? [] : hasty,
   });
   const id = await prepare(world);
   const client = await connect(t, world, id);
@@ -173,4 +239,37 @@ t.test("a push that Redis refused was not rung", async (t) => {
     "the bell before the write: the client has it, the retry brings it again",
   );
   t.same(await refuseWrites(t, true), ["first", "again", "last"]);
+});
+
+/** The same with two pushes in one call. */
+async function refuseMany(t: Test, guarded: boolean) {
+  const world = await startWorld(t, redis.url, {
+    scripts: guarded ? [] : hasty,
+  });
+  const gathering = new Gathering(world.log, world.redis);
+  const id = await prepare(world);
+  const other = await prepare(world);
+  const client = await connect(t, world, id);
+  const together = () =>
+    Promise.allSettled(
+      [other, id].map((one) => gathering.append(push(one, "again"))),
+    );
+  await redis.cli("CONFIG", "SET", "min-replicas-to-write", "1");
+  try {
+    t.match(await together(), [
+      { reason: { code: "redis_unavailable" } },
+      { reason: { code: "redis_unavailable" } },
+    ]);
+  } finally {
+    await redis.cli("CONFIG", "SET", "min-replicas-to-write", "0");
+  }
+  t.match(await together(), [{ value: Object }, { value: Object }]);
+  await pushAll(world, id, "last");
+  await until(() => client.socket.messages.at(-1) === "last", patience);
+  return client.socket.messages;
+}
+
+t.test("many pushes that Redis refused were not rung", async (t) => {
+  t.same(await refuseMany(t, false), ["again", "again", "last"]);
+  t.same(await refuseMany(t, true), ["again", "last"]);
 });

@@ -113,6 +113,46 @@ export async function usersAndBatches(
     () => [a, b].every(({ texts }) => texts.includes("to the group")),
     { ms: 20_000, message: "both got it" },
   );
+  // Only for one of them, and what that would do.
+  const [one = "", other = ""] = tokens.map(({ connectionId }) => connectionId);
+  const selected = await backend.ask(
+    "POST",
+    `${room}/messages?explain=1&except=${other}`,
+    { body: "never", headers: text },
+  );
+  t.match(selected.json<Explanation>(), {
+    to: { group },
+    status: 202,
+    online: 1,
+    recipients: [{ connection: one, state: "open" }],
+    members: { total: 2, looked: 2, matched: 1, instances: { length: 1 } },
+  });
+  const wide = await backend.ask("POST", "/v1/batch?explain=1", {
+    body: JSON.stringify([{ to: { group }, filter: { user: userId } }]),
+    headers: { "content-type": "application/json" },
+  });
+  t.match(wide.json(), [
+    { explanation: { members: { matched: 2, instances: { length: 2 } } } },
+  ]);
+  const some = await backend.ask("POST", "/v1/batch", {
+    body: JSON.stringify([
+      { to: { group }, data: "one only", except: [other] },
+      { to: { group }, data: "nobody", filter: { user: "somebody else" } },
+      { to: { group }, data: "both", filter: { user: userId } },
+    ]),
+    headers: { "content-type": "application/json" },
+  });
+  t.match(
+    some.json(),
+    Array.from({ length: 3 }, () => ({ accepted: { recipients: null } })),
+  );
+  await until(() => [a, b].every(({ texts }) => texts.at(-1) === "both"), {
+    ms: 20_000,
+    message: "both got the last one",
+  });
+  t.ok(a.texts.includes("one only"));
+  t.notOk(b.texts.includes("one only"));
+  t.notOk([...a.texts, ...b.texts].includes("nobody"));
   t.match((await backend.ask("DELETE", here)).json(), { connections: 2 });
   t.match((await backend.ask("GET", room)).json(), { recipients: 0 });
 
