@@ -51,7 +51,6 @@ export class CastLoad {
   #frame: Buffer | undefined;
   #ack: Buffer | undefined;
   #settled: (() => void) | undefined;
-  #http: HttpClient | undefined;
 
   constructor(pushing: Pushing, path: string, speech: Speech) {
     this.#pushing = pushing;
@@ -61,7 +60,6 @@ export class CastLoad {
 
   /** Opens one socket for each; resolves when messages flow to all of them. */
   async open(dials: Dial[]): Promise<void> {
-    this.#http = await HttpClient.connect(this.#pushing.port);
     const waiting = dials.values();
     const opener = async (): Promise<void> => {
       for (const dial of waiting) await this.#open(dial);
@@ -147,8 +145,11 @@ export class CastLoad {
     const all = new Promise<void>((resolve) => {
       this.#settled = resolve;
     });
+    // A new one each time: servers end one that was silent for a while.
+    const http = await HttpClient.connect(port);
     const postedAt = performance.now();
-    const status = await this.#http?.send(request);
+    const status = await http.send(request);
+    http.close();
     if (status !== 202) this.#fault(`answered ${status}`);
     else await this.#patiently(all);
     const missing = this.#sockets.length - this.#arrived;
@@ -175,10 +176,5 @@ export class CastLoad {
     });
     await Promise.race([all, late]);
     clearInterval(timer);
-  }
-
-  close(): void {
-    this.#http?.close();
-    for (const socket of this.#sockets) socket.close();
   }
 }

@@ -96,11 +96,6 @@ export class CastSocket {
     this.#socket.write(frame);
   }
 
-  close(): void {
-    this.#isClosing = true;
-    this.#socket.destroy();
-  }
-
   #end(cause: string): void {
     const upgraded = this.#upgraded;
     this.#upgraded = undefined;
