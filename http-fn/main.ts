@@ -10,7 +10,7 @@ import {
 import { createLogger } from "../shared/logging.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { buildApp, type Asset } from "./app.js";
-import { parseContract } from "./contract.js";
+import { contractOf, type OpenApi } from "./contract.js";
 import { pageHtml, pageScript } from "./page.js";
 import { openBridge } from "./redis-bridge.js";
 
@@ -42,9 +42,11 @@ function clientScript(): { clientScript: Asset } | undefined {
   }
 }
 
-/** openapi.yaml stands beside `dist`. */
-const contractText = () =>
-  readFileSync(new URL("../../openapi.yaml", import.meta.url), "utf8");
+/** openapi.yaml stands in `dist`, and beside it what the build has read there. */
+const read = (name: string) =>
+  readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
+const contract = () =>
+  contractOf(read("openapi.yaml"), JSON.parse(read("openapi.json")) as OpenApi);
 
 async function start(config: Config): Promise<void> {
   const logger = createLogger("http-fn", config.logLevel);
@@ -53,7 +55,7 @@ async function start(config: Config): Promise<void> {
     ...config,
     bridge,
     logger,
-    contract: parseContract(contractText()),
+    contract: contract(),
     assets: {
       page: { contentType: "text/html; charset=utf-8", text: pageHtml },
       pageScript: { contentType: SCRIPT_TYPE, text: pageScript },

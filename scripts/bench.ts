@@ -11,6 +11,14 @@ import {
   type BatchWorkload,
 } from "./bench/batch.js";
 import {
+  castFaults,
+  castPage,
+  checkRoom,
+  measureCast,
+  type CastRounds,
+  type CastWorkload,
+} from "./bench/cast.js";
+import {
   gatewayPage,
   measureGateway,
   type GatewayRound,
@@ -66,6 +74,7 @@ async function bench(options: Options): Promise<number> {
   const gateway = options.gateway && (await benchGateway(options.gateway));
   const jitter = options.jitter && (await benchJitter(options.jitter));
   const batch = options.batch && (await benchBatch(options.batch));
+  const cast = options.cast && (await benchCast(options.cast));
   if (options.json !== undefined) {
     const { only } = options;
     const workload = {
@@ -73,15 +82,17 @@ async function bench(options: Options): Promise<number> {
       only: undefined,
       gateway: undefined,
       batch: undefined,
+      cast: undefined,
     };
     await writeFile(
       options.json,
-      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, batch, jitter }, null, 2)}\n`,
+      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, batch, jitter, cast: cast && Object.fromEntries(cast) }, null, 2)}\n`,
     );
   }
   const exact =
     [...rounds.values()].every((measured) => faultsOf(measured).length === 0) &&
-    (jitter === undefined || isExact(jitter));
+    (jitter === undefined || isExact(jitter)) &&
+    (cast === undefined || castFaults(cast).length === 0);
   return exact ? 0 : 1;
 }
 
@@ -119,6 +130,22 @@ async function benchBatch(workload: BatchWorkload): Promise<BatchRound[]> {
     rounds.push(await bounded(measureBatch(workload, processes)));
   }
   console.log(`\n${batchPage(rounds)}`);
+  return rounds;
+}
+
+async function benchCast(workload: CastWorkload): Promise<CastRounds> {
+  for (const sockets of workload.sockets) await checkRoom(sockets);
+  const rounds: CastRounds = new Map(
+    workload.sockets.map((sockets) => [sockets, []]),
+  );
+  for (let round = 1; round <= workload.rounds; round++)
+    for (const [sockets, measured] of rounds) {
+      console.error(
+        `broadcast: round ${round} of ${workload.rounds}, ${sockets} sockets`,
+      );
+      measured.push(await bounded(measureCast(workload, sockets, processes)));
+    }
+  console.log(`\n${castPage(rounds)}`);
   return rounds;
 }
 

@@ -50,10 +50,17 @@ end
 local span = tonumber(ARGV[2])
 local to = text(ms + span)
 local lease = ARGV[3] ~= '' and text(ms + tonumber(ARGV[3]))
-for i = 6, #ARGV do
-  redis.call('ZADD', KEYS[3], 0, ARGV[i])
-  redis.call('ZADD', KEYS[4], to, ARGV[i])
-  if lease then redis.call('ZADD', KEYS[5], lease, ARGV[i]) end
+-- One command for each set, however many members: five hundred of them kept Redis busy for 5 ms.
+if #ARGV > 5 then
+  local named, until_, online = {}, {}, {}
+  for i = 6, #ARGV do
+    local at = (i - 6) * 2 + 1
+    named[at], until_[at], online[at] = 0, to, lease
+    named[at + 1], until_[at + 1], online[at + 1] = ARGV[i], ARGV[i], ARGV[i]
+  end
+  redis.call('ZADD', KEYS[3], unpack(named))
+  redis.call('ZADD', KEYS[4], unpack(until_))
+  if lease then redis.call('ZADD', KEYS[5], unpack(online)) end
 end
 -- What nobody renews goes by itself, with the last membership in it.
 if #ARGV > 5 then

@@ -223,6 +223,12 @@ export class Connection {
         speaker,
         mayWrite: () => this.#mayWrite(),
         confirm: () => this.#ownership.confirm(),
+        hand: (delivery) => {
+          if (!this.#mayWrite()) return "doubt";
+          if (this.#slow.full) return "full";
+          for (const frame of delivery.frames(speaker)) socket.send(frame);
+          return "sent";
+        },
         send: (frames) => {
           for (const frame of frames) socket.send(frame);
         },

@@ -38,9 +38,12 @@ export class Delivery {
   /** Its time was over before it came here. */
   readonly expired: boolean;
   readonly #frames = new Map<string, Frame[]>();
+  readonly #now: boolean;
 
-  constructor(entry: GroupEntry) {
+  /** `now`: written to each socket as it is offered, so that the first has it while the last waits. */
+  constructor(entry: GroupEntry, now: boolean) {
     this.entry = entry;
+    this.#now = now;
     this.expired = !entry.onceOnly && entry.expiresAtMs <= Date.now();
   }
 
@@ -49,6 +52,8 @@ export class Delivery {
     let frames = this.#frames.get(speaker.protocol);
     if (!frames) {
       frames = speaker.groupMessage(this.entry, false);
+      const [frame] = frames;
+      if (this.#now && frame && frames.length === 1) frame.now = true;
       this.#frames.set(speaker.protocol, frames);
     }
     return frames;
@@ -90,6 +95,8 @@ export class Feed {
   #reading: Promise<void> | undefined;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = againMs.first;
+  /** A message was offered in this turn of the event loop: the next ones of a burst are gathered for each socket. */
+  #fanned = false;
   readonly #counts = new Map<number, number>();
   #countTimer: NodeJS.Timeout | undefined;
 
@@ -165,7 +172,13 @@ export class Feed {
   }
 
   #fan(entry: GroupEntry): void {
-    const delivery = new Delivery(entry);
+    const delivery = new Delivery(entry, !this.#fanned);
+    if (!this.#fanned) {
+      this.#fanned = true;
+      process.nextTick(() => {
+        this.#fanned = false;
+      });
+    }
     this.#cur = entry.offset;
     let count = 0;
     for (const member of this.members) if (member.offer(delivery)) count += 1;

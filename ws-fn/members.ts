@@ -47,6 +47,8 @@ export interface MemberPorts {
   mayWrite(): boolean;
   /** Renews the lease; false when the connection is not ours any more. */
   confirm(): Promise<boolean>;
+  /** Asks the fence and the socket, and writes: one call, because it is made for every message and member. */
+  hand(delivery: Delivery): "sent" | "doubt" | "full";
   /** Hands frames of a message to the socket, which may be written. */
   send(frames: readonly Frame[]): void;
   /** Any other frame; false when it may not be written now. */
@@ -127,18 +129,14 @@ class Member implements FeedMember {
       this.#at.offset = entry.offset;
       return false;
     }
-    if (!this.#ports.mayWrite()) {
-      this.#mode = "behind";
-      this.catchUp();
-      return false;
+    const word = this.#ports.hand(delivery);
+    if (word === "sent") {
+      this.#at.offset = entry.offset;
+      return true;
     }
-    if (this.#ports.full()) {
-      this.#mode = "behind";
-      return false;
-    }
-    this.#ports.send(delivery.frames(this.#ports.speaker));
-    this.#at.offset = entry.offset;
-    return true;
+    this.#mode = "behind";
+    if (word === "doubt") this.catchUp();
+    return false;
   }
 
   moved(position: Position): void {

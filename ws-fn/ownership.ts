@@ -3,12 +3,16 @@
  * renewal is the watchdog, too: it tells where the connection stands in Redis. One that failed schedules the next by itself.
  */
 import type { Renewal } from "../shared/registry.js";
+import { Beats } from "./beats.js";
 import type { Lease } from "./lease.js";
 
 /** A renewal that failed is tried again after this long. */
 const retryMs = 500;
 /** The expiry of a connection's keys is renewed with every so many renewals. */
 const expireEvery = 100;
+
+/** Of all connections of the process. */
+const beats = new Beats();
 
 export interface OwnershipPorts {
   live(): boolean;
@@ -24,7 +28,7 @@ export class Ownership {
   readonly #leaseMs: number;
   readonly #ports: OwnershipPorts;
   #renewal: Promise<boolean> | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #cancel: (() => void) | undefined;
   #count = 0;
 
   constructor(lease: Lease, leaseMs: number, ports: OwnershipPorts) {
@@ -44,8 +48,8 @@ export class Ownership {
   }
 
   #schedule(ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.confirmQuietly(), ms);
+    this.#cancel?.();
+    this.#cancel = beats.after(ms, () => this.confirmQuietly());
   }
 
   /** Renews the lease; everybody who asks meanwhile gets the same answer. False: it is not ours any more. */
@@ -86,6 +90,6 @@ export class Ownership {
   }
 
   stop(): void {
-    clearTimeout(this.#timer);
+    this.#cancel?.();
   }
 }

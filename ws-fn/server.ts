@@ -123,13 +123,15 @@ function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
   const cork = corkedPerTurn(stream, pulse);
   return {
     get bufferedBytes() {
-      return ws.bufferedAmount;
+      // Without compression ws keeps nothing back: this is all there is, also of what was written past it.
+      return stream.writableLength;
     },
     send(frame, taken) {
       const { data, binary } = frame;
-      cork();
+      if (!frame.now) cork();
       if (frame.shared && !taken) {
-        // Made once, written to every socket; without compression ws keeps nothing back that this could overtake.
+        // Made once, written to every socket; without compression ws keeps nothing back that this could overtake. What is
+        // corked already stays so, and keeps its order.
         frame.wire ??= encode(data, binary);
         if (ws.readyState === ws.OPEN) stream.write(frame.wire);
         return;

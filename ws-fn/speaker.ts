@@ -10,6 +10,8 @@ export interface Frame {
   /** The same for many sockets: server.ts keeps its bytes on the wire in `wire` and writes them to each. */
   shared?: boolean;
   wire?: Buffer;
+  /** Nothing is to follow in this turn of the event loop that it could share a system call with. */
+  now?: boolean;
 }
 
 export interface WelcomeFacts {

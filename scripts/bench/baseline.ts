@@ -82,7 +82,7 @@ export async function serveSockets(
   announce(server.address());
 }
 
-function announce(address: string | AddressInfo | null): void {
+export function announce(address: string | AddressInfo | null): void {
   if (address === null || typeof address === "string") {
     throw new Error("not listening on a TCP port");
   }

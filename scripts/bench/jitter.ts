@@ -7,7 +7,7 @@ import type { Target } from "./load.js";
 import { BODY_BYTES, bodyOf, FIRST_NUMBER } from "./message.js";
 import type { Processes } from "./processes.js";
 import { aligned } from "./report.js";
-import { startBridge } from "./systems.js";
+import { portOf, startBridge } from "./systems.js";
 
 export interface JitterWorkload {
   clients: number;
@@ -66,8 +66,9 @@ export async function measureJitter(
     2,
   );
   const targets = await bridge.targets(workload.clients);
+  const wsPorts = bridge.wsFns.map(portOf);
   const clients = targets.map(
-    (target) => new JitterClient(target, bridge.wsPorts, workload),
+    (target) => new JitterClient(target, wsPorts, workload),
   );
   try {
     const waiting = clients.values();

@@ -1,13 +1,12 @@
 // Process edge of the load generator: does what the bench asks over the IPC channel, one order at a time.
 import type { PhaseResult } from "./book.js";
 import { Load, type Pushing, type Target } from "./load.js";
+import type { Answer } from "./orders.js";
 
 export type Order =
   | { do: "aim"; pushing: Pushing }
   | { do: "open"; targets: Target[] }
   | { do: "run"; messages: number; publishers: number };
-
-export type Answer = { result: PhaseResult | null } | { failed: string };
 
 let load: Load | undefined;
 
@@ -33,7 +32,7 @@ async function carryOut(order: Order): Promise<PhaseResult | null> {
   return null;
 }
 
-function answer(answer: Answer): void {
+function answer(answer: Answer<PhaseResult>): void {
   process.send?.(answer);
 }
 

@@ -1,13 +1,12 @@
 // One round of one system: fresh processes for the idle sockets, fresh ones again for the messages, all figures out.
-import type { ChildProcess } from "node:child_process";
-import { once } from "node:events";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { ask } from "../resp.js";
 import type { PhaseResult } from "./book.js";
-import type { Answer, Order } from "./load-main.js";
+import type { Order } from "./load-main.js";
+import { carryOut } from "./orders.js";
 import {
   cpuMicroseconds,
   residentBytes,
@@ -62,8 +61,6 @@ const QUIET_MS = 1_000;
 const TRAILING_MS = 500;
 /** As many messages are sent before the loaded phase as in it: with a quarter, an eighth of the CPU was still the JIT compiler. */
 const WARM_UP = 1;
-/** Longest time for one order to the load generator. */
-const ORDER_TIMEOUT_MS = 300_000;
 
 /** Measures one system once. The caller stops `processes` when this rejects. */
 export async function measure(
@@ -216,25 +213,4 @@ async function messages(
 async function countRedisConnections(port: number): Promise<number> {
   const list = String(await ask(port, "CLIENT", "LIST"));
   return list.trim().split("\n").length - 1; // without the one that asks
-}
-
-async function carryOut(
-  load: ChildProcess,
-  order: Order,
-): Promise<PhaseResult | null> {
-  const ended = new AbortController();
-  const signal = AbortSignal.any([
-    ended.signal,
-    AbortSignal.timeout(ORDER_TIMEOUT_MS),
-  ]);
-  const onExit = (): void => ended.abort();
-  load.once("exit", onExit);
-  try {
-    load.send(order);
-    const [answer] = (await once(load, "message", { signal })) as [Answer];
-    if ("failed" in answer) throw new Error(answer.failed);
-    return answer.result;
-  } finally {
-    load.off("exit", onExit);
-  }
 }

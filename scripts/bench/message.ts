@@ -41,6 +41,14 @@ export function readBridge(
   return { seq, number: readNumber(frame, dataAt, QUOTED_HEAD, QUOTED_TAIL) };
 }
 
+/** The number of a body anywhere in a frame, plain or inside a JSON string; undefined when there is no undamaged one. */
+export function findNumber(frame: string): number | undefined {
+  const plainAt = frame.indexOf(HEAD);
+  if (plainAt >= 0) return readNumber(frame, plainAt, HEAD, TAIL);
+  const at = frame.indexOf(QUOTED_HEAD);
+  return at < 0 ? undefined : readNumber(frame, at, QUOTED_HEAD, QUOTED_TAIL);
+}
+
 function readNumber(
   text: string,
   at: number,

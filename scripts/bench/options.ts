@@ -1,6 +1,7 @@
 // The command line of the bench.
 import { parseArgs } from "node:util";
 import type { BatchWorkload } from "./batch.js";
+import type { CastWorkload } from "./cast.js";
 import type { GatewayWorkload } from "./gateway.js";
 import type { JitterWorkload } from "./jitter.js";
 import type { Workload } from "./measure.js";
@@ -9,10 +10,11 @@ import { systemNames, type SystemName } from "./systems.js";
 export const usage = `npm run bench -- [options]
   --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs; batch: single
                    POSTs beside batches (default: all);
-                   jitter: every message to clients whose sockets are cut again and again, once (about a minute; only when named)
+                   jitter: every message to clients whose sockets are cut again and again, once (about a minute; only when named);
+                   broadcast: one message to 1,000 and to 5,000 sockets, beside Socket.IO (only when named)
   --rounds n       interleaved rounds, the medians are shown (default 3)
   --messages n     messages of the loaded phase (default 20000); of jitter to each client (default 120)
-  --clients n      clients of jitter (default 500)
+  --clients n      clients of jitter (default 500), sockets of broadcast
   --sockets n      idle sockets for memory and Redis connections (default 1000)
   --appendonly     Redis with an append-only file, synced every second (default: no persistence)
   --json file      writes every figure of every round
@@ -25,6 +27,9 @@ const BATCH = "batch";
 /** Measured unless others are named. */
 const PARTS: readonly string[] = [GATEWAY, BATCH];
 const JITTER = "jitter";
+const CAST = "broadcast";
+/** Measured only when named. */
+const LONG_PARTS: readonly string[] = [JITTER, CAST];
 
 /** As published for other servers, so that the figures can be laid beside each other. */
 const BAD_LINE = { perSecond: 2, cutEveryMs: 15_000, awayMs: 2_000 };
@@ -39,6 +44,8 @@ export interface Options extends Workload {
   jitter: JitterWorkload | undefined;
   /** What batches are measured with, if they are. */
   batch: BatchWorkload | undefined;
+  /** What broadcasts are measured with, if they are. */
+  cast: CastWorkload | undefined;
   rounds: number;
   json: string | undefined;
 }
@@ -66,7 +73,7 @@ export function parseOptions(args: string[]): Options | undefined {
   const rounds = count("rounds", values.rounds, quick ? 1 : 3);
   return {
     only: parts
-      .filter((part) => !PARTS.includes(part) && part !== JITTER)
+      .filter((part) => !PARTS.includes(part) && !LONG_PARTS.includes(part))
       .map(systemName),
     gateway: parts.includes(GATEWAY)
       ? {
@@ -91,6 +98,20 @@ export function parseOptions(args: string[]): Options | undefined {
           publishers: quick ? 8 : 32,
         }
       : undefined,
+    cast: parts.includes(CAST)
+      ? {
+          rounds,
+          sockets:
+            values.clients !== undefined
+              ? [count("clients", values.clients, 0)]
+              : quick
+                ? [40]
+                : [1_000, 5_000],
+          casts: quick ? 3 : 12,
+          idleMs: quick ? 500 : 5_000,
+          profiles: values.profile,
+        }
+      : undefined,
     rounds,
     messages: count("messages", values.messages, quick ? 2_000 : 20_000),
     sockets: count("sockets", values.sockets, quick ? 100 : 1_000),
@@ -107,7 +128,7 @@ function systemName(text: string): SystemName {
   const name = systemNames.find((known) => known === text);
   if (name === undefined) {
     throw new Error(
-      `--only ${text}: unknown; choose from ${[...systemNames, ...PARTS, JITTER].join(", ")}`,
+      `--only ${text}: unknown; choose from ${[...systemNames, ...PARTS, ...LONG_PARTS].join(", ")}`,
     );
   }
   return name;

@@ -83,7 +83,7 @@ export async function startBridge(
   processes: Processes,
   surroundings: Surroundings,
   wsFns = 1,
-): Promise<Pair & { wsPorts: number[] }> {
+): Promise<Pair & { wsFns: Running[] }> {
   const key = randomBytes(24).toString("base64url");
   const keyHash = createHash("sha256").update(key).digest("hex");
   const env = {
@@ -114,7 +114,7 @@ export async function startBridge(
   return {
     http,
     ws,
-    wsPorts: [ws, ...others].map(portOf),
+    wsFns: [ws, ...others],
     pushing: {
       port: portOf(http),
       headers: `Authorization: ${authorization}\r\n`,
@@ -166,7 +166,7 @@ async function prepareConnection(
   };
 }
 
-function node(
+export function node(
   name: string,
   args: string[],
   env: Record<string, string>,
@@ -188,6 +188,6 @@ function node(
   };
 }
 
-function portOf(running: Running): number {
+export function portOf(running: Running): number {
   return Number(running.ready[1]);
 }
