@@ -585,7 +585,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The client library for browsers */
+        /**
+         * The client library for browsers
+         * @description A page of any origin may import it (`Access-Control-Allow-Origin`).
+         */
         get: operations["clientScript"];
         put?: never;
         post?: never;
