@@ -1249,6 +1249,14 @@ export interface components {
             epoch?: string;
             /** @description Place of the message in its group's order. */
             offset?: components["schemas"]["Seq"];
+            /**
+             * @description Present when a client published it by a `publish` frame: who it is, as the bridge knows it and whatever its
+             *     `data` claims. What a backend published has none.
+             */
+            from?: {
+                /** @description Its user; null when it has none. */
+                userId: components["schemas"]["UserId"] | null;
+            };
             /** @description As posted; `text/plain` for curl's default type. */
             contentType: string;
             /** @description The body's exact text, when it is text or JSON. */
@@ -1402,7 +1410,7 @@ export interface components {
         };
         /**
          * @description Publish to a group, as a member or not; needs the permission `publish:<group>`. The `result` carries `{id, group,
-         *     epoch, offset, recipients, online}` as JSON.
+         *     epoch, offset, recipients, online}` as JSON. Members see who published it in `from`.
          */
         PublishFrame: {
             /**
