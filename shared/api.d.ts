@@ -612,9 +612,12 @@ export interface components {
          * @example m_7Gh2kQ9
          */
         MessageId: string;
-        /** @description A user of the backend's. Any text without control characters; percent-encoded where it is part of a path. */
+        /**
+         * @description A user of the backend's. Any text without control characters; percent-encoded where it is part of a path. Not `.`
+         *     and `..`: HTTP clients take them out of a path, encoded or not.
+         */
         UserId: string;
-        /** @description A group of connections. Names that begin with `$` are reserved. */
+        /** @description A group of connections. Names that begin with `$` are reserved; `.` and `..` are none. */
         GroupName: string;
         /** @description A group's name, or `$all` for what was sent to everybody. */
         AnyGroupName: string;
