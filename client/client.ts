@@ -942,7 +942,7 @@ function parseObject(text: string): Record<string, unknown> | undefined {
 /** One message from its frames; undefined when its base64 is none. */
 function join(frames: readonly MessageFrame[]): Message | undefined {
   const first = frames[0]!;
-  const { id, seq, group, contentType, replyTo } = first;
+  const { id, seq, group, from, contentType, replyTo } = first;
   const { publishedAt, expiresAt, redelivered } = first;
   let text: string | undefined;
   let bytes: Uint8Array | undefined;
@@ -956,6 +956,7 @@ function join(frames: readonly MessageFrame[]): Message | undefined {
     id,
     seq,
     group,
+    from,
     contentType,
     text,
     bytes,

@@ -9,6 +9,8 @@ export interface Message {
   readonly seq: number | undefined;
   /** The group, or `$all`, it was published to. */
   readonly group: string | undefined;
+  /** Of a group's message, the client that published it (`publish`), as the server knows it; undefined: a backend. */
+  readonly from: Publisher | undefined;
   readonly contentType: string;
   readonly text: string | undefined;
   readonly bytes: Uint8Array | undefined;
@@ -18,6 +20,12 @@ export interface Message {
   readonly redelivered: boolean;
   /** Present when an answer is expected: see `Bridge.reply`. */
   readonly replyTo: string | undefined;
+}
+
+/** A client that published to a group. */
+export interface Publisher {
+  /** null: it has no user. */
+  readonly userId: string | null;
 }
 
 /** What the server says first on every socket. */
@@ -226,6 +234,7 @@ export interface MessageFrame {
   readonly group?: string;
   readonly epoch?: string | number;
   readonly offset?: number;
+  readonly from?: Publisher;
   readonly contentType: string;
   readonly publishedAt: string;
   readonly expiresAt: string;

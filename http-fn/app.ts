@@ -256,12 +256,17 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     await bridge.ready();
     return answer(request, reply, 200, { status: "ready" });
   });
-  const once = (id: OperationId, contentType: string, render: () => string) => {
+  const once = (
+    id: OperationId,
+    contentType: string,
+    render: () => string,
+    headers: Readonly<Record<string, string>> = STATIC_HEADERS,
+  ) => {
     let text: string | undefined;
     serve(id, (_request, reply) => {
       text ??= render();
       return reply
-        .headers({ ...STATIC_HEADERS, "content-type": contentType })
+        .headers({ ...headers, "content-type": contentType })
         .send(text);
     });
   };
@@ -272,7 +277,13 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   once("docs", "text/html; charset=utf-8", () => renderDocs(contract));
   for (const id of ["page", "pageScript", "clientScript"] as const) {
     const asset = deps.assets?.[id];
-    if (asset !== undefined) once(id, asset.contentType, () => asset.text);
+    if (asset !== undefined)
+      once(
+        id,
+        asset.contentType,
+        () => asset.text,
+        id === "clientScript" ? LIBRARY_HEADERS : STATIC_HEADERS,
+      );
   }
 
   const methodsAt = routedMethods(app, contract);
@@ -311,6 +322,13 @@ const STATIC_HEADERS = {
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "x-content-type-options": "nosniff",
   "cache-control": "no-cache",
+};
+
+/** The library is for everybody's pages, and a browser imports a module of another origin only where that one says so. */
+const LIBRARY_HEADERS = {
+  ...STATIC_HEADERS,
+  "access-control-allow-origin": "*",
+  "cross-origin-resource-policy": "cross-origin",
 };
 
 /** The platform's request ID where there is one, so that both logs tell the same story; else one of our own. */

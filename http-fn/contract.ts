@@ -143,6 +143,8 @@ export function contractOf(yaml: string, document: OpenApi): Contract {
     strict: true,
     strictTypes: false,
     strictRequired: false,
+    // A mistake brings its schema along, for `x-words`.
+    verbose: true,
   });
   formats.default(ajv);
   // The document is no schema, but schemas in it are found by their pointer; its own members mean nothing to ajv.
@@ -150,6 +152,7 @@ export function contractOf(yaml: string, document: OpenApi): Contract {
     ...Object.keys(document),
     "x-enumDescriptions",
     "x-max-bytes",
+    "x-words",
   ]);
   ajv.addSchema(document as object, "contract", false, false);
 
@@ -423,7 +426,7 @@ function invalid(
   found: ErrorObject[] | null | undefined,
   value: unknown,
 ): BridgeError {
-  const [first] = found ?? [];
+  const first = mainOf(found ?? []);
   const extra: unknown =
     first?.propertyName ?? first?.params["additionalProperty"];
   const where = `${prefix}${first?.instancePath ?? ""}${typeof extra === "string" ? `/${escapePointer(extra)}` : ""}`;
@@ -438,9 +441,28 @@ function invalid(
 const summary = (errors: readonly FieldError[]): string =>
   errors.map(({ pointer: where, message }) => `${where} ${message}`).join("; ");
 
+/** What a schema wants, in words; a pattern or a choice says little to people. */
+function wordsOf(error: ErrorObject | undefined): string | undefined {
+  const words = error?.parentSchema?.["x-words"] as unknown;
+  return typeof words === "string" ? words : undefined;
+}
+
+/** Of alternatives that have words, what is wrong inside the one that was meant, else the choice itself. */
+function mainOf(errors: readonly ErrorObject[]): ErrorObject | undefined {
+  const last = errors.at(-1);
+  if (!/^(one|any)Of$/.test(last?.keyword ?? "") || wordsOf(last) === undefined)
+    return errors[0];
+  const depth = last?.instancePath.length ?? 0;
+  const inside = errors.find((error) => error.instancePath.length > depth);
+  return inside ?? last;
+}
+
 function sentence(errors: readonly ErrorObject[]): string {
-  const [first] = errors;
+  const first = mainOf(errors);
   if (first === undefined) return "is invalid";
+  const words = wordsOf(first);
+  if (words !== undefined && /^(pattern|oneOf|anyOf)$/.test(first.keyword))
+    return `must be ${words}`;
   const allowed: unknown = first.params["allowedValues"];
   if (Array.isArray(allowed)) return `must be one of ${allowed.join(", ")}`;
   return first.message ?? "is invalid";
@@ -448,7 +470,7 @@ function sentence(errors: readonly ErrorObject[]): string {
 
 /** `limit` and `actual` of the first mistake, where it is about a size. */
 function limitOf(errors: readonly ErrorObject[], value: unknown): ErrorData {
-  const [first] = errors;
+  const first = mainOf(errors);
   const limit: unknown = first?.params["limit"];
   if (
     first === undefined ||

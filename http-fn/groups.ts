@@ -92,7 +92,10 @@ function groupOf(request: FastifyRequest): string {
   if (!isGroupName(group))
     throw invalidParameter(
       "/path/group",
-      "is no name of a group; to everybody is POST /v1/broadcast",
+      "must be a group's name: 1 to 128 letters, digits and _ . ~ @ + = -",
+      group.startsWith("$")
+        ? { hint: "To everybody is POST /v1/broadcast." }
+        : {},
     );
   return group;
 }

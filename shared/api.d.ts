@@ -589,7 +589,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The client library for browsers */
+        /**
+         * The client library for browsers
+         * @description A page of any origin may import it (`Access-Control-Allow-Origin`).
+         */
         get: operations["clientScript"];
         put?: never;
         post?: never;
@@ -613,9 +616,12 @@ export interface components {
          * @example m_7Gh2kQ9
          */
         MessageId: string;
-        /** @description A user of the backend's. Any text without control characters; percent-encoded where it is part of a path. */
+        /**
+         * @description A user of the backend's. Any text without control characters; percent-encoded where it is part of a path. Not `.`
+         *     and `..`: HTTP clients take them out of a path, encoded or not.
+         */
         UserId: string;
-        /** @description A group of connections. Names that begin with `$` are reserved. */
+        /** @description A group of connections. Names that begin with `$` are reserved; `.` and `..` are none. */
         GroupName: string;
         /** @description A group's name, or `$all` for what was sent to everybody. */
         AnyGroupName: string;
@@ -1292,6 +1298,14 @@ export interface components {
             epoch?: string;
             /** @description Place of the message in its group's order. */
             offset?: components["schemas"]["Seq"];
+            /**
+             * @description Present when a client published it by a `publish` frame: who it is, as the bridge knows it and whatever its
+             *     `data` claims. What a backend published has none.
+             */
+            from?: {
+                /** @description Its user; null when it has none. */
+                userId: components["schemas"]["UserId"] | null;
+            };
             /** @description As posted; `text/plain` for curl's default type. */
             contentType: string;
             /** @description The body's exact text, when it is text or JSON. */
@@ -1456,7 +1470,7 @@ export interface components {
         };
         /**
          * @description Publish to a group, as a member or not; needs the permission `publish:<group>`. The `result` carries `{id, group,
-         *     epoch, offset, recipients, online}` as JSON.
+         *     epoch, offset, recipients, online}` as JSON. Members see who published it in `from`.
          */
         PublishFrame: {
             /**

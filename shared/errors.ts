@@ -159,7 +159,10 @@ export function toProblem(error: unknown, instance?: string): Problem {
   const { code, data } = known;
   const { status, title } = ERRORS[code];
   const problem: Problem = { type: `/docs#${code}`, title, status, code };
-  if (data.detail !== undefined) problem.detail = data.detail;
+  const detail =
+    data.detail ??
+    data.errors?.map((each) => `${each.pointer} ${each.message}`).join("; ");
+  if (detail !== undefined) problem.detail = detail;
   if (instance !== undefined) problem.instance = instance;
   if (data.limit !== undefined) problem.limit = data.limit;
   if (data.actual !== undefined) problem.actual = data.actual;

@@ -131,7 +131,7 @@ end
 /**
  * Publishes: next offset, history, receipt, one bell. O(1), however many members.
  * KEYS 1 meta 2 history 3 index 4 facts 5 until 6 online 7 scheduled 8 idempotency|meta
- * ARGV 1 nonce 2 body 3 'binary contentType' 4 ttlMs 5 selection|'' 6 maxMessages 7 maxBytes 8 historyMs 9 receiptMs 10 keepMs
+ * ARGV 1 nonce 2 body 3 'binary from contentType' 4 ttlMs 5 selection|'' 6 maxMessages 7 maxBytes 8 historyMs 9 receiptMs 10 keepMs
  *      11 scheduledId|- 12 fingerprint|'' 13 idempotencyMs, then IDs of \`except\`
  * Returns 'accepted|replayed epoch place expiresAt recipients online status', 'mismatch', or 'done' for a scheduled message
  * that has nothing left to do.

@@ -56,9 +56,17 @@ export interface GroupPublish {
   binary: boolean;
   ttlSeconds: number;
   selection?: Selection;
+  /** The client that publishes it; none: a backend. */
+  from?: Publisher;
   idempotency?: { key: string; fingerprint: string };
   /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
   durability?: "replica";
+}
+
+/** The client that published a message, as the bridge knows it. */
+export interface Publisher {
+  /** null: it has no user. */
+  userId: string | null;
 }
 
 export interface Published {
@@ -87,6 +95,8 @@ export interface GroupEntry {
   binary: boolean;
   contentType: string;
   selection: Selection | undefined;
+  /** undefined: a backend published it. */
+  from: Publisher | undefined;
   body: Buffer;
 }
 
@@ -137,6 +147,15 @@ const scheduledFull = (limit: number, actual: number): BridgeError =>
     retryAfterSeconds: 1,
   });
 
+/** Who published, as one word of an entry's header: `-` a backend, `u` a client, and after it its user, encoded. */
+const fromWord = (from: Publisher | undefined): string =>
+  from ? `u${encodeURIComponent(from.userId ?? "")}` : "-";
+
+const parseFrom = (word: string): Publisher | undefined =>
+  word === "-"
+    ? undefined
+    : { userId: decodeURIComponent(word.slice(1)) || null };
+
 /** Reads an entry: its header (fanout-scripts.ts), its selection and its body. */
 function parseEntry(
   group: string,
@@ -145,10 +164,13 @@ function parseEntry(
   selection: string,
   body: Buffer,
 ): GroupEntry {
-  // expiresAt bytesBefore prev scheduledId onceOnly binary contentType, the last of which may have spaces.
-  const [exp, , prev, scheduled = "-", once, binary] = header.split(" ", 6);
+  // expiresAt bytesBefore prev scheduledId onceOnly binary from contentType, the last of which may have spaces.
+  const [exp, , prev, scheduled = "-", once, binary, from = "-"] = header.split(
+    " ",
+    7,
+  );
   let cut = -1;
-  for (let i = 0; i < 6; i++) cut = header.indexOf(" ", cut + 1);
+  for (let i = 0; i < 7; i++) cut = header.indexOf(" ", cut + 1);
   return {
     group,
     ...at,
@@ -163,6 +185,7 @@ function parseEntry(
     contentType: header.slice(cut + 1),
     selection:
       selection === "" ? undefined : (JSON.parse(selection) as Selection),
+    from: parseFrom(from),
     body,
   };
 }
@@ -309,7 +332,7 @@ export class Fanout {
         [
           randomBase62(12),
           message.binary ? message.body : message.body.toString("utf8"),
-          `${message.binary ? 1 : 0} ${message.contentType}`,
+          `${message.binary ? 1 : 0} ${fromWord(message.from)} ${message.contentType}`,
           message.ttlSeconds * 1_000,
           selection ? JSON.stringify(selection) : "",
           options.historyMessages,

@@ -12,7 +12,8 @@ const messagePattern = /^m_([CSU])([0-9A-Za-z]{22})([0-9A-Za-z]{9,12})$/;
 /** G: a name and an offset of 9 characters; H: a name and the 11 characters of a scheduled ID. */
 const groupMessagePattern =
   /^m_(?:G([0-9A-Za-z]+)([0-9A-Za-z]{9})|H([0-9A-Za-z]+)([0-9A-Za-z]{11}))$/;
-const groupNamePattern = /^[0-9A-Za-z_.~@+=-]{1,128}$/;
+/** Not `.` and `..`: every HTTP client takes them out of a path, with whatever stands before them. */
+const groupNamePattern = /^(?!\.{1,2}$)[0-9A-Za-z_.~@+=-]{1,128}$/;
 
 /** `length` random base62 characters; bytes of 248 and more are thrown away so that none is likelier. */
 export function randomBase62(length: number): string {
@@ -48,6 +49,10 @@ function fromBase62(text: string): number {
 /** A name that a backend or client may give to a group. */
 export const isGroupName = (text: string): boolean =>
   groupNamePattern.test(text);
+
+/** The schema UserId, for what did not come through it; characters, not code units. */
+const userIdPattern = /^(?!\.{1,2}$)[^\p{Cc}\p{Cs}]{1,128}$/u;
+export const isUserId = (text: string): boolean => userIdPattern.test(text);
 
 /** Any name as base62, so that a message ID has letters and digits only. */
 function nameToBase62(name: string): string {

@@ -1,6 +1,6 @@
 /** Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. */
 import { BridgeError } from "../shared/errors.js";
-import { isGroupName, newConnectionId } from "../shared/ids.js";
+import { isGroupName, isUserId, newConnectionId } from "../shared/ids.js";
 import type { Logger } from "../shared/logging.js";
 import { tagsOf, type Memberships } from "../shared/membership.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
@@ -51,6 +51,10 @@ async function identify(
   if (!claims.groups.every(isGroupName))
     throw new BridgeError("token_invalid", {
       detail: "a name in its groups is no name of a group",
+    });
+  if (claims.userId !== "" && !isUserId(claims.userId))
+    throw new BridgeError("token_invalid", {
+      detail: "its sub is no user ID",
     });
   if (asked.resume && !claims.resume)
     throw new BridgeError("token_invalid", {

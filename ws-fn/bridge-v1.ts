@@ -27,8 +27,8 @@ import {
 const ackIntervalMs = 250;
 /** Bytes of a part's body: base64 needs a third more, escaped text up to six times as much in the worst case. */
 const binaryPartBytes = 180_000;
-/** Everything of a frame but the body: at most 700 with a group, and a content type of 256 characters that may be escaped. */
-const envelopeBytes = 1_400;
+/** Everything of a frame but the body: at most 700 with a group, a content type of 256 characters that may be escaped, a user of 128. */
+const envelopeBytes = 2_000;
 
 /** What a client may publish to a group: text, so that its `data` is the body. */
 const textTypePattern =
@@ -98,9 +98,10 @@ function message(entry: Entry, redelivered: boolean): Frame[] {
 }
 
 function groupMessage(entry: GroupEntry, redelivered: boolean): Frame[] {
-  const { id, group, epoch, offset } = entry;
+  const { id, group, epoch, offset, from } = entry;
+  const by = from ? `,"from":${JSON.stringify(from)}` : "";
   const all = frames(
-    `"id":"${id}","group":"${group}","epoch":"${epoch}","offset":${offset}`,
+    `"id":"${id}","group":"${group}","epoch":"${epoch}","offset":${offset}${by}`,
     entry,
     offset,
     redelivered,
@@ -124,7 +125,7 @@ function frames(
     // Most messages are small: no byte count needed to know that they fit.
     if (
       quoted.length * 3 + envelopeBytes <= frameBytesMax ||
-      Buffer.byteLength(quoted) + head.length + tail.length + 16 <=
+      Buffer.byteLength(quoted) + Buffer.byteLength(head) + tail.length + 16 <=
         frameBytesMax
     )
       return [{ data: `${head}"data":${quoted},${tail}}`, binary: false }];

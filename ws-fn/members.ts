@@ -482,6 +482,8 @@ export class Members {
         contentType,
         binary: false,
         ttlSeconds: publishTtlSeconds,
+        // Its own words may say anything; this is who it is.
+        from: { userId: this.#who.userId || null },
       });
     return { id: messageId, group, ...position, recipients, online };
   }

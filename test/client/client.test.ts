@@ -176,6 +176,7 @@ t.test("a message", async (t) => {
         id: "m_101",
         seq: 101,
         group: undefined,
+        from: undefined,
         contentType: "text/plain",
         text: "text 101",
         bytes: undefined,

@@ -218,7 +218,9 @@ t.test("one publish reaches every member, on both instances", async (t) => {
 });
 
 t.test("members come and go: backend and client", async (t) => {
+  const userId = 'Ä "nn" – 安';
   const { connectionId, token } = await prepare({
+    userId,
     permissions: ["join:lobby", "publish:*"],
   });
   const app = application(t, token, 0);
@@ -249,6 +251,11 @@ t.test("members come and go: backend and client", async (t) => {
   t.match(await app.bridge.publish("lobby", "two"), { id: /^m_G/ });
   await app.has(3);
   t.same(app.texts, ["hello", "one", "two"]);
+  // A client may claim what it likes in its data; `from` is the bridge's, and the backend's messages have none.
+  t.same(
+    app.messages.map(({ from }) => from),
+    [undefined, undefined, { userId }],
+  );
   const end: GroupState = await app.bridge.leave("lobby");
   t.ok(end.offset > at.offset);
   await publish("/v1/groups/lobby/messages", "unheard");

@@ -128,6 +128,22 @@ t.test("sockets", async (t) => {
       status: 401,
       problem: { code: "token_expired" },
     });
+    // A token signed elsewhere may say anything; who could not be addressed is not let in.
+    for (const claims of [
+      { sub: ".." },
+      { sub: "a\u0000" },
+      { groups: [".."] },
+    ])
+      t.match(
+        await refusal(
+          t,
+          `${ws}?token=${await new SignJWT(claims)
+            .setProtectedHeader({ alg: "HS256", kid: "test" })
+            .sign(SECRET)}`,
+        ),
+        { status: 401, problem: { code: "token_invalid" } },
+        JSON.stringify(claims),
+      );
     const foreign = { origin: "https://elsewhere.example" };
     t.match(await refusal(t, `${ws}?token=${valid}`, [BRIDGE], foreign), {
       status: 403,

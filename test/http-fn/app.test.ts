@@ -65,6 +65,12 @@ t.test("pages may load nothing from elsewhere", async (t) => {
       "content-security-policy": /default-src 'none'/,
       "x-content-type-options": "nosniff",
     });
+    // A browser imports a module of another origin only where that origin allows it.
+    t.equal(
+      response.headers["access-control-allow-origin"],
+      url === "/client.js" ? "*" : undefined,
+      url,
+    );
     t.notMatch(response.body, /(src|href)="(https?:)?\/\//);
   }
 });
