@@ -141,7 +141,6 @@ export function createExplain(looks: Looks, config: Config) {
       )
         refusal = new BridgeError("log_full");
     }
-    if (push.replyMs !== undefined) refusal ??= nobodyCanReply(recipients);
     return {
       to: { user: userId },
       recipients,
@@ -175,6 +174,7 @@ export function createExplain(looks: Looks, config: Config) {
         : atConnection(push));
     const replyMs = "replyMs" in push ? push.replyMs : undefined;
     let { refusal } = found;
+    if (replyMs !== undefined) refusal ??= nobodyCanReply(found.recipients);
     let known: Known = "none";
     if (idempotency) {
       const [first, busyUntil, ...rest] = found.stored.split(" ");
