@@ -1149,7 +1149,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "events_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1288,7 +1288,10 @@ export interface components {
             /** @description Present when the backend waits for an answer; goes into `ReplyFrame`. */
             replyTo?: components["schemas"]["MessageId"];
         } & ((unknown | unknown) & (unknown | unknown));
-        /** @description The answer to a client frame that had a `ref`. */
+        /**
+         * @description The answer to a client frame that had a `ref`. Of an event it comes when the event is stored; where a webhook is
+         *     told of events, when the webhook has answered, and carries what it answered (with 4xx beside an `error`).
+         */
         ResultFrame: {
             /**
              * @description Names the frame.
@@ -1300,10 +1303,14 @@ export interface components {
             ok: boolean;
             /** @description Present when it did not. */
             error?: components["schemas"]["Problem"];
-            /** @description Type of `data`. */
+            /** @description Type of what follows. */
             contentType?: string;
-            /** @description What the backend answered. */
+            /** @description What was answered, when it is text or JSON. */
             data?: string;
+            /** @description What was answered, when it is binary. */
+            dataBase64?: string;
+            /** @description True when the webhook's answer is larger than a frame, and therefore left out. */
+            omitted?: boolean;
         };
         /** @description Something the client sent was wrong; when the socket is closed for it, the close follows. */
         ErrorFrame: {

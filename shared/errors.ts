@@ -66,6 +66,17 @@ export const ERRORS = {
   log_full: { status: 429, title: "Too many messages pending", retry: true },
   redis_full: { status: 503, title: "Redis has no room", retry: true },
   events_full: { status: 503, title: "Too many events pending", retry: true },
+  event_refused: {
+    status: 422,
+    title: "Refused by the backend",
+    retry: false,
+  },
+  event_pending: { status: 503, title: "Not delivered yet", retry: false },
+  event_undelivered: {
+    status: 502,
+    title: "Backend out of reach",
+    retry: true,
+  },
   redis_unavailable: { status: 503, title: "Redis unavailable", retry: true },
   outcome_unknown: { status: 503, title: "Outcome unknown", retry: true },
   no_replica: { status: 503, title: "No replica", retry: true },

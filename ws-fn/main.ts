@@ -8,6 +8,7 @@ import { startChores } from "./chores.js";
 import { Feeds } from "./feeds.js";
 import { Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
+import { tellClient } from "./webhooks/tell-client.js";
 import { startWebhooks } from "./webhooks/webhooks.js";
 
 /** Leases and windows are looked at this often, but not more often than a third of a lease. */
@@ -38,6 +39,9 @@ async function main(): Promise<void> {
     users,
     replies,
     events,
+    webhookResults: config.webhook?.events.has("event")
+      ? { answers: stores.answers, timeoutMs: config.webhook.timeoutMs }
+      : undefined,
     redis,
     tokens,
     pulse,
@@ -59,7 +63,12 @@ async function main(): Promise<void> {
   });
   const webhooks =
     config.webhook &&
-    startWebhooks({ stores, settings: config.webhook, logger });
+    startWebhooks({
+      stores,
+      settings: config.webhook,
+      logger,
+      onOutcome: tellClient(stores),
+    });
   redis.subscriptions
     .watch(instance, (channel) => {
       redis.publish(channel, "").catch(() => undefined);
