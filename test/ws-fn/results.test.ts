@@ -64,7 +64,7 @@ t.test("an answer is told once", async (t) => {
   ]);
 });
 
-t.test("an answer of a time before this socket is told", async (t) => {
+t.test("an answer of a time before this socket is told", async () => {
   const { results, stored, told } = setup();
   stored.set("e", answer());
   results.wait("e", "1");
