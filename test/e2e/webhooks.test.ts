@@ -2,15 +2,20 @@
  * Events on the backend's webhook: two ws-fn, one http-fn, a real Redis and a receiver that is down, slow, answers 500,
  * redirects or gives no permission. Nothing is lost, no connection's events change places, and the log says what happens.
  */
+import { readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
 import { Webhook } from "standardwebhooks";
 import t, { type Test } from "tap";
 import { WebSocket } from "ws";
+import { parse } from "yaml";
 import { backendOf } from "../../scripts/lab/backend.js";
 import {
   startHttpFn,
+  startProcess,
   startWsFn,
   type TestFunction,
 } from "../../scripts/lab/processes.js";
+import { freePort } from "../../scripts/redis.js";
 import { clusterRedis, singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
@@ -314,6 +319,83 @@ t.test("no permission, no address, no time", async (t) => {
     });
     await allTaken(receiver, await appender.append(lane, 1));
   });
+});
+
+t.test("the receiver of the README", async (t) => {
+  const [, code = ""] =
+    /```js\n(import \{ createHmac[^]*?)```/.exec(
+      await readFile("README.md", "utf8"),
+    ) ?? [];
+  const file = path.join(t.testdir(), "receiver.mjs");
+  await writeFile(file, code);
+  const port = await freePort();
+  const [, second = ""] = secrets;
+  const receiver = await startProcess(t, {
+    args: [file],
+    env: { PORT: String(port), SECRET: second },
+  });
+  const { url } = await singleRedis(t);
+  const address = `http://127.0.0.1:${port}/`;
+  const env = webhookEnv(url, address);
+  await startWsFn(t, env);
+  const appender = await startAppender(t, env);
+  const lane = newConnectionId();
+  await appender.append(lane, 1);
+  await receiver.waitForLine(
+    new RegExp(`^connected ${lane} \\{"userId":null,"protocol":"raw"\\}$`),
+  );
+  for (const headers of [
+    {},
+    {
+      "webhook-id": "a",
+      "webhook-timestamp": String(Math.floor(Date.now() / 1_000)),
+      "webhook-signature": `v1,${Buffer.alloc(32).toString("base64")}`,
+    },
+  ]) {
+    const forged = await fetch(address, { method: "POST", headers, body: "x" });
+    t.equal(forged.status, 401);
+  }
+  t.equal(receiver.logs.length, 1);
+});
+
+t.test("what is sent is what openapi.yaml says", async (t) => {
+  const { url } = await singleRedis(t);
+  const receiver = await startReceiver(t);
+  const env = webhookEnv(url, receiver.url);
+  await startWsFn(t, env);
+  const appender = await startAppender(t, env);
+  await allTaken(receiver, await appender.appendLanes(1, 1));
+  const document = parse(await readFile("openapi.yaml", "utf8")) as {
+    webhooks: Record<
+      string,
+      Record<string, { parameters: { $ref: string }[] }>
+    >;
+    components: {
+      parameters: Record<string, { name: string; required?: boolean }>;
+    };
+  };
+  const declared = (name: string, method: string) =>
+    (document.webhooks[name]?.[method]?.parameters ?? []).map(({ $ref }) => {
+      const { name = "", required } =
+        document.components.parameters[$ref.split("/").at(-1) ?? ""] ?? {};
+      return { name: name.toLowerCase(), required };
+    });
+  for (const [heard, name, method] of [
+    [receiver.asked[0], "permission", "options"],
+    [receiver.posts[0], "connected", "post"],
+  ] as const) {
+    const sent = Object.keys(heard?.headers ?? {}).filter((header) =>
+      /^(ce|webhook)-/.test(header),
+    );
+    const known = declared(name, method);
+    for (const header of sent)
+      t.ok(
+        known.some((each) => each.name === header),
+        `${header} is declared`,
+      );
+    for (const each of known)
+      if (each.required) t.ok(sent.includes(each.name), `${each.name} is sent`);
+  }
 });
 
 t.test("on a Redis Cluster", async (t) => {
