@@ -600,7 +600,83 @@ export interface paths {
         trace?: never;
     };
 }
-export type webhooks = Record<string, never>;
+export interface webhooks {
+    permission: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        /**
+         * May we send?
+         * @description Before the first delivery, once a day, and after a 410 (CloudEvents, HTTP 1.1 Web Hooks, section 4). Without
+         *     permission nothing is sent, and the log says so.
+         */
+        options: operations["askPermission"];
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    connected: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A client has connected
+         * @description For the first time since its connection was prepared.
+         */
+        post: operations["deliverConnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    disconnected: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A connection has ended */
+        post: operations["deliverDisconnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "message.undelivered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Messages can never arrive */
+        post: operations["deliverUndelivered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
 export interface components {
     schemas: {
         /**
@@ -1683,6 +1759,32 @@ export interface components {
          *     arrive, and a retry with the same idempotency key waits again.
          */
         DurabilityQuery: components["schemas"]["Durability"];
+        /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+        WebhookId: string;
+        /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+        WebhookTimestamp: string;
+        /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+        WebhookSignature: string;
+        /** @description Who sends: `WEBHOOK_ORIGIN`. */
+        WebhookRequestOrigin: string;
+        /** @description Version of CloudEvents. */
+        CeSpecversion: "1.0";
+        /** @description The event's `id`. */
+        CeId: string;
+        /** @description What happened. */
+        CeType: components["schemas"]["EventType"];
+        /** @description Which system speaks. */
+        CeSource: "urn:push-bridge";
+        /** @description The connection it is about. */
+        CeSubject: components["schemas"]["ConnectionId"];
+        /** @description When it happened. */
+        CeTime: components["schemas"]["Timestamp"];
+        /** @description The event's place in the stream of `GET /v1/events`. */
+        CePosition: components["schemas"]["EventPosition"];
+        /** @description The same as `ce-subject`. */
+        CeConnectionid: components["schemas"]["ConnectionId"];
+        /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+        CeUserid: string;
     };
     requestBodies: never;
     headers: {
@@ -1822,6 +1924,19 @@ export type ParameterExpectQuery = components['parameters']['ExpectQuery'];
 export type ParameterExplainQuery = components['parameters']['ExplainQuery'];
 export type ParameterDurabilityHeader = components['parameters']['DurabilityHeader'];
 export type ParameterDurabilityQuery = components['parameters']['DurabilityQuery'];
+export type ParameterWebhookId = components['parameters']['WebhookId'];
+export type ParameterWebhookTimestamp = components['parameters']['WebhookTimestamp'];
+export type ParameterWebhookSignature = components['parameters']['WebhookSignature'];
+export type ParameterWebhookRequestOrigin = components['parameters']['WebhookRequestOrigin'];
+export type ParameterCeSpecversion = components['parameters']['CeSpecversion'];
+export type ParameterCeId = components['parameters']['CeId'];
+export type ParameterCeType = components['parameters']['CeType'];
+export type ParameterCeSource = components['parameters']['CeSource'];
+export type ParameterCeSubject = components['parameters']['CeSubject'];
+export type ParameterCeTime = components['parameters']['CeTime'];
+export type ParameterCePosition = components['parameters']['CePosition'];
+export type ParameterCeConnectionid = components['parameters']['CeConnectionid'];
+export type ParameterCeUserid = components['parameters']['CeUserid'];
 export type HeaderMessageLocation = components['headers']['MessageLocation'];
 export type HeaderConnectionLocation = components['headers']['ConnectionLocation'];
 export type HeaderPreferenceApplied = components['headers']['PreferenceApplied'];
@@ -3049,6 +3164,253 @@ export interface operations {
                 };
             };
             default: components["responses"]["Problem"];
+        };
+    };
+    askPermission: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /**
+             * @description With `WebHook-Allowed-Origin`, `*` or the origin that asks, there is permission, whatever the status;
+             *     `WebHook-Allowed-Rate` is a number of requests a minute that is kept to, or `*`.
+             */
+            default: {
+                headers: {
+                    /** @description Who may send. */
+                    "WebHook-Allowed-Origin": string;
+                    /** @description Requests a minute. */
+                    "WebHook-Allowed-Rate"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverConnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectedData"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. Everything waits for an hour, then permission is asked for again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken; it will not come again, unless this answer was lost. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /**
+             * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
+             *     followed.
+             */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverDisconnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DisconnectedData"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. Everything waits for an hour, then permission is asked for again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken; it will not come again, unless this answer was lost. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /**
+             * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
+             *     followed.
+             */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverUndelivered: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UndeliveredData"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. Everything waits for an hour, then permission is asked for again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken; it will not come again, unless this answer was lost. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /**
+             * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
+             *     followed.
+             */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
         };
     };
 }

@@ -389,7 +389,7 @@ const variables = {
   WEBHOOK_PENDING_BYTES: {
     kind: number(1_048_576, 4_294_967_296, "bytes", true),
     fallback: "67108864",
-    why: "what may wait for the receiver, about 150,000 connects and disconnects; clients' own events get four fifths of it",
+    why: "what may wait for the receiver, about 1.1 kB for each connection and 400 bytes for each event; clients' own events get four fifths of it",
   },
   DURABILITY: {
     kind: oneOf("local", "replica"),

@@ -3,6 +3,7 @@
  * twice is adding it once. Its Worker is stock; an instance that died or stands still loses its lanes to others
  * within seconds. What a job brings about, and the order, are not its concern: see lane-scripts.ts.
  */
+import { setMaxListeners } from "node:events";
 import {
   createRedisBackend,
   Queue,
@@ -64,6 +65,8 @@ export class WebhookQueue implements LaneKeeper {
   constructor(redis: RedisLink, logger: Logger) {
     this.#redis = redis;
     this.#logger = logger;
+    // Each POST that is under way listens.
+    setMaxListeners(0, this.#stopping.signal);
   }
 
   /** Adds the jobs of lanes that began. Never throws, and never takes long: a sweep finds what is missing. */

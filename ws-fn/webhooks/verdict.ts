@@ -74,7 +74,7 @@ export function permissionOf(
       why:
         allowed === undefined
           ? `answered OPTIONS with ${status} and no WebHook-Allowed-Origin`
-          : `answered OPTIONS with WebHook-Allowed-Origin: ${String(allowed)}`,
+          : `answered OPTIONS with WebHook-Allowed-Origin: ${String(allowed).slice(0, 100)}`,
       wantedMs: 0,
     };
   const rate = Number(headers["webhook-allowed-rate"]);

@@ -55,7 +55,11 @@ export function startWebhooks({
       await webhooks.start((lane, signal) => delivery.run(lane, signal));
       started = true;
       // Whoever appended them may have died, or been frozen, before it added their jobs.
-      await webhooks.add(await lanes.lost());
+      let lost;
+      do {
+        lost = await lanes.lost();
+        await webhooks.add(lost);
+      } while (lost.length > 0 && !closing);
     } catch (error) {
       logger.debug({ err: error }, "webhooks wait for Redis");
     }
