@@ -440,7 +440,8 @@ export interface paths {
          * @description The upgrade (RFC 6455), served by the WebSocket function. Without a subprotocol the socket is raw: a
          *     `RawWelcomeFrame`, then every message exactly as it was posted. With `bridge.v1.json` frames are
          *     `ServerFrame` and `ClientFrame`. The token travels as `?token=`, as `Authorization: Bearer`, or as the
-         *     subprotocol `bearer.<token>`. Whatever is wrong is refused before the 101.
+         *     subprotocol `bearer.<token>`. Whatever is wrong is refused before the 101. Where the backend is asked (`connect` in
+         *     `WEBHOOK_EVENTS`) any 4xx of its own may come back: `connect_refused`.
          */
         get: operations["openSocket"];
         put?: never;
@@ -670,6 +671,50 @@ export interface webhooks {
         put?: never;
         /** Messages can never arrive */
         post: operations["deliverUndelivered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    event: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A client says something
+         * @description The body is what the client said, under its type; the event's name and the client's `ref` are headers. A client that
+         *     named a `ref` gets the answer's body as its `result`; a 4xx (but 408, 410, 425 and 429) is final, and told to it.
+         */
+        post: operations["deliverEvent"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    connect: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * May this client connect?
+         * @description Only with `connect` in `WEBHOOK_EVENTS`. Asked before the first socket of a connection is accepted, while the client
+         *     waits, at most `WEBHOOK_CONNECT_SECONDS` (5); not for the sockets with which it comes back later. Not repeated:
+         *     without a clear answer the client gets 503 and may try again, which is another question with another
+         *     `webhook-id`.
+         */
+        post: operations["askConnect"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1129,6 +1174,39 @@ export interface components {
             dataBase64?: string;
             ref?: components["schemas"]["Ref"];
         } & (unknown | unknown);
+        /** @description A client that wants to connect. What comes from the client itself is not proven. */
+        ConnectAsked: {
+            connectionId: components["schemas"]["ConnectionId"];
+            protocol: components["schemas"]["Protocol"];
+            /** @description From its token, or as it was prepared; null for nobody. */
+            userId: components["schemas"]["UserId"] | null;
+            /** @description Likewise. */
+            groups: components["schemas"]["GroupName"][];
+            /** @description Likewise. */
+            permissions: components["schemas"]["Permission"][];
+            labels: components["schemas"]["Labels"];
+            /** @description The page it comes from; null when it is no browser. */
+            origin: string | null;
+            /** @description What it offers, without tokens. */
+            subprotocols: string[];
+            /** @description The query of its URL, without tokens. */
+            query: {
+                [key: string]: string[];
+            };
+            /** @description The headers that `WEBHOOK_CONNECT_HEADERS` names, those that it sent. */
+            headers: {
+                [key: string]: string;
+            };
+        };
+        /** @description Who the client is. What is left out stays as it was. */
+        ConnectGranted: {
+            userId?: components["schemas"]["UserId"];
+            /** @description All groups it is a member of from now on. */
+            groups?: components["schemas"]["GroupName"][];
+            /** @description All that its client may do by itself. */
+            permissions?: components["schemas"]["Permission"][];
+            labels?: components["schemas"]["Labels"];
+        };
         /** @description Names what a client says; no control characters. `message` is what raw clients say. */
         EventName: string;
         /**
@@ -1225,7 +1303,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "connect_refused" | "connect_unavailable" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1856,6 +1934,8 @@ export type DisconnectedData = components['schemas']['DisconnectedData'];
 export type UndeliveredData = components['schemas']['UndeliveredData'];
 export type UndeliveredMessage = components['schemas']['UndeliveredMessage'];
 export type ClientEventData = components['schemas']['ClientEventData'];
+export type ConnectAsked = components['schemas']['ConnectAsked'];
+export type ConnectGranted = components['schemas']['ConnectGranted'];
 export type EventName = components['schemas']['EventName'];
 export type EventGap = components['schemas']['EventGap'];
 export type Group = components['schemas']['Group'];
@@ -3405,6 +3485,152 @@ export interface operations {
              * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
              *     followed.
              */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverEvent: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+                /** @description The name that the client gave it, percent-encoded. */
+                "ce-eventname": string;
+                /** @description The client's `ref`; absent when it does not wait for a result. */
+                "ce-ref"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "*/*": components["schemas"]["MessageBody"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken. The body is the client's result, up to what a frame holds. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "*/*": components["schemas"]["MessageBody"];
+                };
+            };
+            /** @description Refused for good. The client gets `event_refused`, and the body beside it. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Tried again, as for every event; the client that waits gets `event_pending`. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    askConnect: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectAsked"];
+            };
+        };
+        responses: {
+            /** @description It may. An empty body changes nothing of who it is. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConnectGranted"];
+                };
+            };
+            /** @description It may not. The client gets this status, and `detail` of a JSON body or a `text/plain` body as words. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Nobody is let in unasked; the client gets 503 `connect_unavailable`. */
             default: {
                 headers: {
                     [name: string]: unknown;

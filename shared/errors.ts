@@ -77,6 +77,16 @@ export const ERRORS = {
     title: "Backend out of reach",
     retry: true,
   },
+  connect_refused: {
+    status: 403,
+    title: "The backend refuses this client",
+    retry: false,
+  },
+  connect_unavailable: {
+    status: 503,
+    title: "The backend did not decide",
+    retry: true,
+  },
   redis_unavailable: { status: 503, title: "Redis unavailable", retry: true },
   outcome_unknown: { status: 503, title: "Outcome unknown", retry: true },
   no_replica: { status: 503, title: "No replica", retry: true },
@@ -114,6 +124,8 @@ export const RETRY_AFTER_SECONDS_DEFAULT = 1;
 
 /** The facts of an error; all of them are shown to the caller, so no secrets and no texts of other systems. */
 export interface ErrorData {
+  /** With `connect_refused`: the backend's own, instead of the code's. */
+  status?: number;
   detail?: string;
   limit?: number;
   actual?: number;
@@ -146,7 +158,7 @@ export class BridgeError extends Error {
   }
 
   get status(): number {
-    return ERRORS[this.code].status;
+    return this.data.status ?? ERRORS[this.code].status;
   }
 
   /** Seconds after which to ask again; undefined when it makes no sense or nothing is known. */
@@ -163,7 +175,8 @@ export function toProblem(error: unknown, instance?: string): Problem {
   const known =
     error instanceof BridgeError ? error : new BridgeError("internal");
   const { code, data } = known;
-  const { status, title } = ERRORS[code];
+  const { title } = ERRORS[code];
+  const { status } = known;
   const problem: Problem = { type: `/docs#${code}`, title, status, code };
   if (data.detail !== undefined) problem.detail = data.detail;
   if (instance !== undefined) problem.instance = instance;

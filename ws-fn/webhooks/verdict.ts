@@ -39,7 +39,7 @@ const again = (
 ): Verdict => ({ kind: "again", scope, why, wantedMs });
 
 /** Seconds or a date; 0 for none. */
-function retryAfterMs(value: string | undefined, nowMs: number): number {
+export function retryAfterMs(value: string | undefined, nowMs: number): number {
   if (value === undefined) return 0;
   const ms = /^\d+$/.test(value)
     ? Number(value) * 1_000

@@ -17,6 +17,7 @@ const startAgainMs = 250;
 export interface Webhooks {
   /** For what is asked and not delivered (`connect`). */
   readonly sender: WebhookSender;
+  readonly lanes: Lanes;
   /** Ends what is under way within seconds; what is not done is left to others. Any time, twice. */
   close(): Promise<void>;
 }
@@ -73,6 +74,7 @@ export function startWebhooks({
 
   return {
     sender,
+    lanes,
     close: () =>
       (closing ??= (async () => {
         clearTimeout(timer);
