@@ -2,6 +2,7 @@
  * ws-fn instances that die, stand still or go in the middle of a POST to the webhook: the event comes again under the same
  * `webhook-id`, what follows of its connection comes after it, and nothing is lost.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { startWsFn } from "../../scripts/lab/processes.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
@@ -49,7 +50,7 @@ const is = (lane: string, ...numbers: number[]) =>
   numbers.map((number) => `${lane}.${number}`);
 
 // Each waits for the lock of the one that is gone: side by side.
-t.jobs = 3;
+t.jobs = 4;
 const together = { buffered: true };
 
 t.test("killed", together, async (t) => {
@@ -77,6 +78,31 @@ t.test("standing still, and back later", together, async (t) => {
   await allTaken(receiver, [fifth]);
   t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4, 5));
   t.same(lab.early, []);
+});
+
+t.test("Redis killed and back", together, async (t) => {
+  const redis = await singleRedis(t);
+  const receiver = await startReceiver(t);
+  const env = webhookEnv(redis.url, receiver.url);
+  await Promise.all([startWsFn(t, env), startWsFn(t, env)]);
+  const appender = await startAppender(t, env);
+  // The first of each lane is under way until all are appended; then it goes so slowly that many are left.
+  let begin = () => {};
+  const appended = new Promise<void>((resolve) => (begin = resolve));
+  receiver.onPost = async () => {
+    await appended;
+    await sleep(20);
+    return {};
+  };
+  const early = watchOrder(receiver);
+  const ids = await appender.appendLanes(40, 5);
+  begin();
+  await until(() => receiver.taken.length >= 20, { ...patience, every: 1 });
+  await redis.stop("SIGKILL");
+  t.ok(receiver.taken.length < ids.length, "some were under way");
+  await redis.start();
+  await allTaken(receiver, ids);
+  t.same(early, []);
 });
 
 t.test("ended in an orderly way", together, async (t) => {

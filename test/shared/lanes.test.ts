@@ -280,7 +280,7 @@ t.test("the rate that the receiver allows", async (t) => {
   if (!lane) throw new Error("no lane");
   await lab.lanes.take(lane, "a");
   let step = await lab.lanes.proven(lane, "a", 2);
-  for (const _ of [1, 2]) {
+  for (let n = 0; n < 2; n += 1) {
     if (step.what !== "post") throw new Error(step.what);
     step = await lab.lanes.done(lane, "a", step.item);
   }
@@ -300,12 +300,11 @@ t.test("a receiver that fails", async (t) => {
 
   await t.test("one lane alone says nothing of it", async (t) => {
     const { takes } = await open();
-    let delay = 0;
     for (let n = 1; n < 14; n += 1) {
       const failed = await takes[0]?.failed();
       t.match(failed, { attempts: n, change: undefined, mode: undefined });
       const most = Math.min(300_000, 1_000 * 2 ** (n - 1));
-      delay = failed?.delayMs ?? 0;
+      const delay = failed?.delayMs ?? 0;
       t.ok(delay >= most / 2 && delay <= most, `attempt ${n}: ${delay} ms`);
     }
   });
