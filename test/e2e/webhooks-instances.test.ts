@@ -4,6 +4,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
+import { WebSocket } from "ws";
+import { startPairOnPlatform } from "../../scripts/lab/pair.js";
 import { startWsFn } from "../../scripts/lab/processes.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
@@ -12,6 +14,7 @@ import { startReceiver } from "../../scripts/lab/webhook-receiver.js";
 import { newConnectionId } from "../../shared/ids.js";
 import {
   allTaken,
+  secrets,
   startAppender,
   watchOrder,
   webhookEnv,
@@ -50,7 +53,7 @@ const is = (lane: string, ...numbers: number[]) =>
   numbers.map((number) => `${lane}.${number}`);
 
 // Each waits for the lock of the one that is gone: side by side.
-t.jobs = 4;
+t.jobs = 5;
 const together = { buffered: true };
 
 t.test("killed", together, async (t) => {
@@ -103,6 +106,51 @@ t.test("Redis killed and back", together, async (t) => {
   await redis.start();
   await allTaken(receiver, ids);
   t.same(early, []);
+});
+
+t.test("frozen or killed when their socket closes", together, async (t) => {
+  const receiver = await startReceiver(t);
+  const { backend, wsFns } = await startPairOnPlatform(t, "hostile", {
+    WEBHOOK_URL: receiver.url,
+    WEBHOOK_SECRETS: secrets.join(","),
+    LEASE_SECONDS: "2",
+  });
+  const [{ url: at }] = wsFns;
+  const dial = async () => {
+    const { connectionId, url } = await backend.prepare();
+    const socket = new WebSocket(`${at}/ws${new URL(url).search}`);
+    t.teardown(() => socket.terminate());
+    await new Promise((resolve, reject) => {
+      socket.once("message", resolve);
+      socket.once("error", reject);
+    });
+    return { connectionId, socket };
+  };
+  const lives = [];
+  for (let n = 0; n < 5; n += 1) {
+    const life = await dial();
+    // Some close before anything of theirs was delivered.
+    if (n % 2 === 0)
+      await until(
+        () => receiver.taken.some((post) => post.subject === life.connectionId),
+        patience,
+      );
+    life.socket.close(1000);
+    lives.push(life);
+  }
+  // Somebody is connected: an instance is awake.
+  await dial();
+  for (const { connectionId } of lives) {
+    const types = () => [
+      ...new Set(
+        receiver.taken
+          .filter(({ subject }) => subject === connectionId)
+          .map(({ type }) => type),
+      ),
+    ];
+    await until(() => types().length >= 2, { ...patience, ms: 60_000 });
+    t.same(types(), ["connected", "disconnected"]);
+  }
 });
 
 t.test("ended in an orderly way", together, async (t) => {
