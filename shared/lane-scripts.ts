@@ -135,22 +135,26 @@ local attempts = redis.call('HGET', KEYS[4], 'n:' .. lane) or '0'
 local c = redis.call('HMGET', KEYS[4], 'mode', 'until', 'why', 'asking', 'tat')
 local probe = ''
 if c[1] then
-  if tonumber(c[2]) > ms then
+  -- Who just got permission has the try.
+  if tonumber(c[2]) > ms and word ~= 'proven' then
     if us - tonumber(string.sub(member, -16)) > giveUpMs * 1000 then
       return {'old', recovered, member, event, attempts, c[3] or ''}
     end
     watched(tonumber(c[2]) - ms)
     return {'wait', recovered, text(tonumber(c[2]) - ms), c[1]}
   end
-  -- One may try; the others go on waiting.
   probe = 'probe'
-  redis.call('HSET', KEYS[4], 'until', text(ms + probeMs))
+end
+local function begin()
+  -- One may try; the others go on waiting.
+  if probe ~= '' then redis.call('HSET', KEYS[4], 'until', text(ms + probeMs)) end
 end
 local proof = redis.call('GET', KEYS[5])
 local rate = proof and string.match(proof, '^' .. ARGV[8] .. ' (%d+)$')
 if not rate then
   if c[4] and tonumber(c[4]) > ms then return {'pause', recovered, '${askPauseMs}', '${askPauseMs}'} end
   redis.call('HSET', KEYS[4], 'asking', text(ms + probeMs))
+  begin()
   return {'ask', recovered}
 end
 if tonumber(rate) > 0 then
@@ -163,6 +167,7 @@ if tonumber(rate) > 0 then
   end
   redis.call('HSET', KEYS[4], 'tat', string.format('%.3f', tat + each))
 end
+begin()
 return {'post', recovered, member, event, attempts, probe}
 `,
 };

@@ -3,7 +3,7 @@
  * deliver at once; with none awake, events wait in Redis.
  */
 import { Lanes } from "../../shared/lanes.js";
-import type { Logger } from "../../shared/logging.js";
+import { loggableUrl, type Logger } from "../../shared/logging.js";
 import type { Stores } from "../../shared/stores.js";
 import type { WebhookSettings } from "../../shared/webhook-settings.js";
 import { Delivery, type OnOutcome } from "./delivery.js";
@@ -71,6 +71,10 @@ export function startWebhooks({
       );
   }
   void round();
+  logger.info(
+    { url: loggableUrl(settings.url.href), events: [...settings.events] },
+    "delivering to the webhook",
+  );
 
   return {
     sender,
