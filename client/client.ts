@@ -679,6 +679,7 @@ class Connection implements Bridge {
       waiting?.reject(
         new BridgeError("rejected", `the server said no${describe(error)}`, {
           problem: error,
+          cause: frame,
         }),
       );
     }

@@ -92,7 +92,12 @@ export type Request =
 export interface Result {
   readonly ok: boolean;
   readonly contentType?: string;
+  /** What came of it, or what the backend answered, as text … */
   readonly data?: string;
+  /** … or as bytes in base64. */
+  readonly dataBase64?: string;
+  /** The backend's answer was larger than a frame. */
+  readonly omitted?: boolean;
 }
 
 export type BridgeErrorCode =
@@ -120,7 +125,7 @@ export type BridgeErrorCode =
   | "busy"
   /** The socket (of `send` and `reply`: the connection) ended before the `result` came: it may have been done. */
   | "interrupted"
-  /** A `result` that is not ok: `problem`. */
+  /** A `result` that is not ok: `problem`; `cause` is the whole `Result`. */
   | "rejected";
 
 /** A code, the facts and the cause. After a final one the state is `closed`. */

@@ -74,13 +74,15 @@ export interface OpenApi {
   };
   tags: { name: string; description: string }[];
   paths: Record<string, PathItem>;
+  /** What goes to the backend; by name, not by path. */
+  webhooks: Record<string, PathItem>;
   components: {
     schemas: Record<string, Schema>;
     parameters: Record<string, Parameter>;
     responses: Record<string, Response>;
   };
 }
-export type PathItem = Partial<Record<Method, OperationObject>> & {
+export type PathItem = Partial<Record<Method | "options", OperationObject>> & {
   parameters?: (Parameter | Ref)[];
 };
 export const METHODS = ["get", "head", "post", "put", "delete"] as const;

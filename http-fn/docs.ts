@@ -13,6 +13,8 @@ import {
   type Schema,
 } from "./contract.js";
 
+const yours = "WEBHOOK_URL";
+
 /** The page. */
 export function renderDocs({ document }: Pick<Contract, "document">): string {
   const { info, tags } = document;
@@ -53,8 +55,13 @@ function tagSection(
   document: OpenApi,
   tag: { name: string; description: string },
 ): string {
-  const operations = Object.entries(document.paths).flatMap(([path, item]) =>
-    METHODS.flatMap((method) => {
+  const places = [
+    ...Object.entries(document.paths),
+    // Where they go is the backend's to say.
+    ...Object.values(document.webhooks).map((item) => [yours, item] as const),
+  ];
+  const operations = places.flatMap(([path, item]) =>
+    [...METHODS, "options" as const].flatMap((method) => {
       const operation = item[method];
       if (operation === undefined || !operation.tags.includes(tag.name))
         return [];

@@ -440,7 +440,8 @@ export interface paths {
          * @description The upgrade (RFC 6455), served by the WebSocket function. Without a subprotocol the socket is raw: a
          *     `RawWelcomeFrame`, then every message exactly as it was posted. With `bridge.v1.json` frames are
          *     `ServerFrame` and `ClientFrame`. The token travels as `?token=`, as `Authorization: Bearer`, or as the
-         *     subprotocol `bearer.<token>`. Whatever is wrong is refused before the 101.
+         *     subprotocol `bearer.<token>`. Whatever is wrong is refused before the 101. Where the backend is asked (`connect` in
+         *     `WEBHOOK_EVENTS`) any 4xx of its own may come back: `connect_refused`.
          */
         get: operations["openSocket"];
         put?: never;
@@ -603,7 +604,127 @@ export interface paths {
         trace?: never;
     };
 }
-export type webhooks = Record<string, never>;
+export interface webhooks {
+    permission: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        /**
+         * May we send?
+         * @description Before the first delivery, once a day, and after a 410 (CloudEvents, HTTP 1.1 Web Hooks, section 4). Without
+         *     permission nothing is sent, and the log says so.
+         */
+        options: operations["askPermission"];
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    connected: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A client has connected
+         * @description For the first time since its connection was prepared.
+         */
+        post: operations["deliverConnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    disconnected: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A connection has ended */
+        post: operations["deliverDisconnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "message.undelivered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Messages can never arrive */
+        post: operations["deliverUndelivered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    event: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A client says something
+         * @description The body is what the client said, under its type; the event's name and the client's `ref` are headers. A client that
+         *     named a `ref` gets the answer's body as its `result`; a 4xx (but 408, 410, 425 and 429) is final, and told to it.
+         */
+        post: operations["deliverEvent"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    connect: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * May this client connect?
+         * @description Only with `connect` in `WEBHOOK_EVENTS`. Asked before the first socket of a connection is accepted, while the client
+         *     waits, at most `WEBHOOK_CONNECT_SECONDS` (5); not for the sockets with which it comes back later. Not repeated:
+         *     without a clear answer the client gets 503 and may try again, which is another question with another
+         *     `webhook-id`.
+         */
+        post: operations["askConnect"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
 export interface components {
     schemas: {
         /**
@@ -1082,6 +1203,39 @@ export interface components {
             dataBase64?: string;
             ref?: components["schemas"]["Ref"];
         } & (unknown | unknown);
+        /** @description A client that wants to connect. What comes from the client itself is not proven. */
+        ConnectAsked: {
+            connectionId: components["schemas"]["ConnectionId"];
+            protocol: components["schemas"]["Protocol"];
+            /** @description From its token, or as it was prepared; null for nobody. */
+            userId: components["schemas"]["UserId"] | null;
+            /** @description Likewise. */
+            groups: components["schemas"]["GroupName"][];
+            /** @description Likewise. */
+            permissions: components["schemas"]["Permission"][];
+            labels: components["schemas"]["Labels"];
+            /** @description The page it comes from; null when it is no browser. */
+            origin: string | null;
+            /** @description What it offers, without tokens. */
+            subprotocols: string[];
+            /** @description The query of its URL, without tokens. */
+            query: {
+                [key: string]: string[];
+            };
+            /** @description The headers that `WEBHOOK_CONNECT_HEADERS` names, those that it sent. */
+            headers: {
+                [key: string]: string;
+            };
+        };
+        /** @description Who the client is. What is left out stays as it was. */
+        ConnectGranted: {
+            userId?: components["schemas"]["UserId"];
+            /** @description All groups it is a member of from now on. */
+            groups?: components["schemas"]["GroupName"][];
+            /** @description All that its client may do by itself. */
+            permissions?: components["schemas"]["Permission"][];
+            labels?: components["schemas"]["Labels"];
+        };
         /** @description Names what a client says; no control characters. `message` is what raw clients say. */
         EventName: string;
         /**
@@ -1178,7 +1332,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "events_full" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "connect_refused" | "connect_unavailable" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1325,7 +1479,10 @@ export interface components {
             /** @description Present when the backend waits for an answer; goes into `ReplyFrame`. */
             replyTo?: components["schemas"]["MessageId"];
         } & ((unknown | unknown) & (unknown | unknown));
-        /** @description The answer to a client frame that had a `ref`. */
+        /**
+         * @description The answer to a client frame that had a `ref`. Of an event it comes when the event is stored; where a webhook is
+         *     told of events, when the webhook has answered, and carries what it answered (with 4xx beside an `error`).
+         */
         ResultFrame: {
             /**
              * @description Names the frame.
@@ -1337,10 +1494,14 @@ export interface components {
             ok: boolean;
             /** @description Present when it did not. */
             error?: components["schemas"]["Problem"];
-            /** @description Type of `data`. */
+            /** @description Type of what follows. */
             contentType?: string;
-            /** @description What the backend answered. */
+            /** @description What was answered, when it is text or JSON. */
             data?: string;
+            /** @description What was answered, when it is binary. */
+            dataBase64?: string;
+            /** @description True when the webhook's answer is larger than a frame, and therefore left out. */
+            omitted?: boolean;
         };
         /** @description Something the client sent was wrong; when the socket is closed for it, the close follows. */
         ErrorFrame: {
@@ -1713,6 +1874,32 @@ export interface components {
          *     arrive, and a retry with the same idempotency key waits again.
          */
         DurabilityQuery: components["schemas"]["Durability"];
+        /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+        WebhookId: string;
+        /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+        WebhookTimestamp: string;
+        /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+        WebhookSignature: string;
+        /** @description Who sends: `WEBHOOK_ORIGIN`. */
+        WebhookRequestOrigin: string;
+        /** @description Version of CloudEvents. */
+        CeSpecversion: "1.0";
+        /** @description The event's `id`. */
+        CeId: string;
+        /** @description What happened. */
+        CeType: components["schemas"]["EventType"];
+        /** @description Which system speaks. */
+        CeSource: "urn:push-bridge";
+        /** @description The connection it is about. */
+        CeSubject: components["schemas"]["ConnectionId"];
+        /** @description When it happened. */
+        CeTime: components["schemas"]["Timestamp"];
+        /** @description The event's place in the stream of `GET /v1/events`. */
+        CePosition: components["schemas"]["EventPosition"];
+        /** @description The same as `ce-subject`. */
+        CeConnectionid: components["schemas"]["ConnectionId"];
+        /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+        CeUserid: string;
     };
     requestBodies: never;
     headers: {
@@ -1785,6 +1972,8 @@ export type DisconnectedData = components['schemas']['DisconnectedData'];
 export type UndeliveredData = components['schemas']['UndeliveredData'];
 export type UndeliveredMessage = components['schemas']['UndeliveredMessage'];
 export type ClientEventData = components['schemas']['ClientEventData'];
+export type ConnectAsked = components['schemas']['ConnectAsked'];
+export type ConnectGranted = components['schemas']['ConnectGranted'];
 export type EventName = components['schemas']['EventName'];
 export type EventGap = components['schemas']['EventGap'];
 export type Group = components['schemas']['Group'];
@@ -1853,6 +2042,19 @@ export type ParameterExpectQuery = components['parameters']['ExpectQuery'];
 export type ParameterExplainQuery = components['parameters']['ExplainQuery'];
 export type ParameterDurabilityHeader = components['parameters']['DurabilityHeader'];
 export type ParameterDurabilityQuery = components['parameters']['DurabilityQuery'];
+export type ParameterWebhookId = components['parameters']['WebhookId'];
+export type ParameterWebhookTimestamp = components['parameters']['WebhookTimestamp'];
+export type ParameterWebhookSignature = components['parameters']['WebhookSignature'];
+export type ParameterWebhookRequestOrigin = components['parameters']['WebhookRequestOrigin'];
+export type ParameterCeSpecversion = components['parameters']['CeSpecversion'];
+export type ParameterCeId = components['parameters']['CeId'];
+export type ParameterCeType = components['parameters']['CeType'];
+export type ParameterCeSource = components['parameters']['CeSource'];
+export type ParameterCeSubject = components['parameters']['CeSubject'];
+export type ParameterCeTime = components['parameters']['CeTime'];
+export type ParameterCePosition = components['parameters']['CePosition'];
+export type ParameterCeConnectionid = components['parameters']['CeConnectionid'];
+export type ParameterCeUserid = components['parameters']['CeUserid'];
 export type HeaderMessageLocation = components['headers']['MessageLocation'];
 export type HeaderConnectionLocation = components['headers']['ConnectionLocation'];
 export type HeaderPreferenceApplied = components['headers']['PreferenceApplied'];
@@ -3126,6 +3328,399 @@ export interface operations {
                 };
             };
             default: components["responses"]["Problem"];
+        };
+    };
+    askPermission: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /**
+             * @description With `WebHook-Allowed-Origin`, `*` or the origin that asks, there is permission, whatever the status;
+             *     `WebHook-Allowed-Rate` is a number of requests a minute that is kept to, or `*`.
+             */
+            default: {
+                headers: {
+                    /** @description Who may send. */
+                    "WebHook-Allowed-Origin": string;
+                    /** @description Requests a minute. */
+                    "WebHook-Allowed-Rate"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverConnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectedData"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. Everything waits for an hour, then permission is asked for again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken; it will not come again, unless this answer was lost. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /**
+             * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
+             *     followed.
+             */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverDisconnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DisconnectedData"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. Everything waits for an hour, then permission is asked for again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken; it will not come again, unless this answer was lost. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /**
+             * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
+             *     followed.
+             */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverUndelivered: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UndeliveredData"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. Everything waits for an hour, then permission is asked for again. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken; it will not come again, unless this answer was lost. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /**
+             * @description Tried again, after 1 s, 2 s, 4 s … up to 5 min, for a day (`WEBHOOK_GIVE_UP_SECONDS`). Redirects are not
+             *     followed.
+             */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    deliverEvent: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The event's place in the stream of `GET /v1/events`. */
+                "ce-position": components["parameters"]["CePosition"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+                /** @description The name that the client gave it, percent-encoded. */
+                "ce-eventname": string;
+                /** @description The client's `ref`; absent when it does not wait for a result. */
+                "ce-ref"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "*/*": components["schemas"]["MessageBody"];
+            };
+        };
+        responses: {
+            /** @description The endpoint is retired. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too much. Everything waits for `Retry-After` (at most an hour); the same goes for a 503 with it. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Taken. The body is the client's result, up to what a frame holds. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "*/*": components["schemas"]["MessageBody"];
+                };
+            };
+            /** @description Refused for good. The client gets `event_refused`, and the body beside it. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Tried again, as for every event; the client that waits gets `event_pending`. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    askConnect: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description Names the event, the same at each attempt: do an event once by it. `ce-id` with `_` for `.`. */
+                "webhook-id": components["parameters"]["WebhookId"];
+                /** @description When this attempt was made, seconds since 1970. Refuse what is older than a few minutes. */
+                "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
+                /** @description `v1,` and the base64 of the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` (Standard Webhooks), one for each live secret, separated by a space. */
+                "webhook-signature": components["parameters"]["WebhookSignature"];
+                /** @description Who sends: `WEBHOOK_ORIGIN`. */
+                "WebHook-Request-Origin": components["parameters"]["WebhookRequestOrigin"];
+                /** @description Version of CloudEvents. */
+                "ce-specversion": components["parameters"]["CeSpecversion"];
+                /** @description The event's `id`. */
+                "ce-id": components["parameters"]["CeId"];
+                /** @description What happened. */
+                "ce-type": components["parameters"]["CeType"];
+                /** @description Which system speaks. */
+                "ce-source": components["parameters"]["CeSource"];
+                /** @description The connection it is about. */
+                "ce-subject": components["parameters"]["CeSubject"];
+                /** @description When it happened. */
+                "ce-time": components["parameters"]["CeTime"];
+                /** @description The same as `ce-subject`. */
+                "ce-connectionid": components["parameters"]["CeConnectionid"];
+                /** @description The connection's user, percent-encoded as every attribute (CloudEvents HTTP binding, 3.1.3.2); absent when it has none. */
+                "ce-userid"?: components["parameters"]["CeUserid"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectAsked"];
+            };
+        };
+        responses: {
+            /** @description It may. An empty body changes nothing of who it is. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConnectGranted"];
+                };
+            };
+            /** @description It may not. The client gets this status, and `detail` of a JSON body or a `text/plain` body as words. */
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Nobody is let in unasked; the client gets 503 `connect_unavailable`. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
         };
     };
 }

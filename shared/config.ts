@@ -7,6 +7,7 @@ import { isIP } from "node:net";
 import {
   parseWebhookAllow,
   parseWebhookEvents,
+  parseWebhookHeaders,
   parseWebhookOrigin,
   parseWebhookSecrets,
   parseWebhookUrl,
@@ -381,6 +382,19 @@ const variables = {
     fallback: "15",
     why: "for one delivery from name to last byte; Standard Webhooks advises 15 to 30",
   },
+  WEBHOOK_CONNECT_SECONDS: {
+    kind: seconds(0.1, 25),
+    fallback: "5",
+    why: "for the question whether a client may connect (connect in WEBHOOK_EVENTS); then it gets 503. Well below the 30 s that clients give a handshake",
+  },
+  WEBHOOK_CONNECT_HEADERS: {
+    kind: {
+      parse: parseWebhookHeaders,
+      show: (value: readonly string[]) => value.join(","),
+    },
+    fallback: "user-agent,accept-language,x-forwarded-for",
+    why: "headers of the client's request that go with this question; never Authorization, Cookie or a token",
+  },
   WEBHOOK_GIVE_UP_SECONDS: {
     kind: seconds(1, 604_800),
     fallback: "86400",
@@ -389,7 +403,7 @@ const variables = {
   WEBHOOK_PENDING_BYTES: {
     kind: number(1_048_576, 4_294_967_296, "bytes", true),
     fallback: "67108864",
-    why: "what may wait for the receiver, about 150,000 connects and disconnects; clients' own events get four fifths of it",
+    why: "what may wait for the receiver, about 1.1 kB for each connection and 400 bytes for each event; clients' own events get four fifths of it",
   },
   DURABILITY: {
     kind: oneOf("local", "replica"),
@@ -514,6 +528,8 @@ function webhookOf(
     allow,
     local: keyless,
     timeoutMs: values.WEBHOOK_TIMEOUT_SECONDS * 1_000,
+    connectMs: values.WEBHOOK_CONNECT_SECONDS * 1_000,
+    connectHeaders: values.WEBHOOK_CONNECT_HEADERS,
     giveUpMs: values.WEBHOOK_GIVE_UP_SECONDS * 1_000,
     pendingBytes: values.WEBHOOK_PENDING_BYTES,
   });

@@ -39,6 +39,8 @@ export type Bell =
   | { kind: "message"; prev: number; entry: Entry }
   | { kind: "append"; seq: number; prev: number }
   | { kind: "job" }
+  /** The webhook has answered an event of the client (answers.ts). */
+  | { kind: "answer"; eventId: string }
   /** The backend changed the connection's groups. */
   | { kind: "groups" }
   | { kind: "fenced" }
@@ -106,6 +108,8 @@ export function parseBell(
       return { kind: "append", seq: Number(first), prev: Number(second) };
     case "j":
       return { kind: "job" };
+    case "answer":
+      return { kind: "answer", eventId: first };
     case "groups":
       return { kind: "groups" };
     case "fenced":

@@ -66,6 +66,27 @@ export const ERRORS = {
   log_full: { status: 429, title: "Too many messages pending", retry: true },
   redis_full: { status: 503, title: "Redis has no room", retry: true },
   events_full: { status: 503, title: "Too many events pending", retry: true },
+  event_refused: {
+    status: 422,
+    title: "Refused by the backend",
+    retry: false,
+  },
+  event_pending: { status: 503, title: "Not delivered yet", retry: false },
+  event_undelivered: {
+    status: 502,
+    title: "Backend out of reach",
+    retry: true,
+  },
+  connect_refused: {
+    status: 403,
+    title: "The backend refuses this client",
+    retry: false,
+  },
+  connect_unavailable: {
+    status: 503,
+    title: "The backend did not decide",
+    retry: true,
+  },
   redis_unavailable: { status: 503, title: "Redis unavailable", retry: true },
   outcome_unknown: { status: 503, title: "Outcome unknown", retry: true },
   no_replica: { status: 503, title: "No replica", retry: true },
@@ -108,6 +129,8 @@ export const RETRY_AFTER_SECONDS_DEFAULT = 1;
 
 /** The facts of an error; all of them are shown to the caller, so no secrets and no texts of other systems. */
 export interface ErrorData {
+  /** With `connect_refused`: the backend's own, instead of the code's. */
+  status?: number;
   detail?: string;
   limit?: number;
   actual?: number;
@@ -140,7 +163,7 @@ export class BridgeError extends Error {
   }
 
   get status(): number {
-    return ERRORS[this.code].status;
+    return this.data.status ?? ERRORS[this.code].status;
   }
 
   /** Seconds after which to ask again; undefined when it makes no sense or nothing is known. */
@@ -157,7 +180,8 @@ export function toProblem(error: unknown, instance?: string): Problem {
   const known =
     error instanceof BridgeError ? error : new BridgeError("internal");
   const { code, data } = known;
-  const { status, title } = ERRORS[code];
+  const { title } = ERRORS[code];
+  const { status } = known;
   const problem: Problem = { type: `/docs#${code}`, title, status, code };
   const detail =
     data.detail ??

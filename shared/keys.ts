@@ -72,6 +72,9 @@ export const keys = {
   /** Hash: the reply to a message, or that somebody waits for it; of a connection or a user. Expires by itself. `bridge:{c_…}:reply:<seq>` */
   reply: (tag: string, place: string) => own(tag, `reply:${place}`),
 
+  /** Hash: what the webhook answered to an event of a connection's client. Expires by itself. `bridge:{c_…}:answer:<event>` */
+  answer: (id: string, event: string) => own(id, `answer:${event}`),
+
   /** String, gone within a second: what a WAIT waits for (replication.ts). `bridge:{c_…}:witness` */
   witness: (tag: string) => own(tag, "witness"),
 

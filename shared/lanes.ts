@@ -80,7 +80,7 @@ export interface Failure {
 
 /** All methods throw `redis_unavailable` or `outcome_unknown`. */
 export class Lanes {
-  readonly #redis: Pick<RedisLink, "run">;
+  readonly #redis: Pick<RedisLink, "run" | "command">;
   readonly #settings: Pick<
     WebhookSettings,
     "url" | "origin" | "timeoutMs" | "giveUpMs"
@@ -88,7 +88,7 @@ export class Lanes {
   readonly #proof: string;
 
   constructor(
-    redis: Pick<RedisLink, "run">,
+    redis: Pick<RedisLink, "run" | "command">,
     settings: Pick<
       WebhookSettings,
       "url" | "origin" | "timeoutMs" | "giveUpMs"
@@ -99,6 +99,18 @@ export class Lanes {
     this.#proof = createHash("sha256")
       .update(`${settings.url.href}\n${settings.origin}`)
       .digest("hex");
+  }
+
+  /** Whether the receiver has given permission to send, as far as all know. */
+  async isProven(): Promise<boolean> {
+    const proof = await this.#redis.command("GET", keys.webhookProof);
+    return typeof proof === "string" && proof.startsWith(`${this.#proof} `);
+  }
+
+  /** It has, for so many a minute (0: any number), to somebody who has no lane. */
+  async prove(rate: number): Promise<void> {
+    const proof = `${this.#proof} ${rate}`;
+    await this.#redis.command("SET", keys.webhookProof, proof, "PX", proofMs);
   }
 
   /** Takes the lane, from whoever has it. */

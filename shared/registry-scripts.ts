@@ -110,6 +110,20 @@ return text(expires)
 };
 
 /**
+ * Who a connection is, decided before its first socket. KEYS conn; ARGV field value …
+ * Returns 1, or 0 when it has been opened meanwhile, or is gone.
+ */
+export const identifyScript: Script = {
+  name: "bridgeIdentify",
+  keys: 1,
+  lua: `
+if redis.call('HGET', KEYS[1], 'state') ~= 'prepared' then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV))
+return 1
+`,
+};
+
+/**
  * A socket takes the connection: a new epoch, the old owner is fenced.
  * KEYS 1..7 the connection's keys (conn first), 8.. its queue's (wait, active, meta first)
  * ARGV owner leaseMs resumeSeq|'' protocol publish bell resumeMs horizonMs attempt|''

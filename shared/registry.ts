@@ -24,6 +24,7 @@ import type { RedisLink, Script } from "./redis.js";
 import {
   claimScript,
   endScript,
+  identifyScript,
   inspectScript,
   lapseScript,
   placeScript,
@@ -36,6 +37,7 @@ import { arriveScript, userConnectionsMax } from "./user-scripts.js";
 
 export const registryScripts: readonly Script[] = [
   prepareScript,
+  identifyScript,
   claimScript,
   renewScript,
   restoreScript,
@@ -200,6 +202,45 @@ export class Registry {
       ),
     ]);
     return { connectionId, expiresAtMs };
+  }
+
+  /**
+   * Says anew who a prepared connection is; false when it has been opened meanwhile, or is gone. Its groups are changed
+   * by membership.ts.
+   */
+  async identify(
+    { connectionId, userId: before }: Connection,
+    {
+      userId,
+      labels,
+      permissions,
+    }: Pick<PrepareRequest, "userId" | "labels" | "permissions">,
+  ): Promise<boolean> {
+    const fields = [
+      ...(userId === undefined ? [] : ["user", userId]),
+      ...(labels === undefined ? [] : ["labels", JSON.stringify(labels)]),
+      ...(permissions === undefined
+        ? []
+        : ["permissions", JSON.stringify(permissions)]),
+    ];
+    if (fields.length === 0) return true;
+    const done = await this.#redis.run(
+      identifyScript,
+      [keys.connection(connectionId)],
+      fields,
+    );
+    if (Number(done) !== 1) return false;
+    if (userId !== undefined && userId !== before) {
+      // A list that names it in vain is put right when it is read.
+      if (before !== null)
+        await this.forgetOfUser(userTag(before), connectionId);
+      await this.#listForUser(
+        userId,
+        connectionId,
+        this.#options.preparedMs + this.#keepMs,
+      );
+    }
+    return true;
   }
 
   /** The user's own list: found by pushes to the user, by presence and sign-out. */

@@ -1,4 +1,5 @@
 /** What both functions keep in Redis, put together once: registry, log, events, groups, queues, users, tokens, over one link. */
+import { Answers, answerScripts } from "./answers.js";
 import type { Config } from "./config.js";
 import { Events, eventScripts, type EventsOptions } from "./events.js";
 import { Fanout, fanoutScripts } from "./fanout.js";
@@ -18,6 +19,9 @@ import { userScripts } from "./user-scripts.js";
 import { Users } from "./users.js";
 import { WebhookQueue } from "./webhook-queue.js";
 
+/** What the webhook answered is kept for so much longer than a client may be away, milliseconds. */
+const answerMarginMs = 60_000;
+
 export interface Stores {
   redis: RedisLink;
   memory: RedisMemory;
@@ -31,6 +35,7 @@ export interface Stores {
   webhooks: WebhookQueue;
   users: Users;
   replies: Replies;
+  answers: Answers;
   replication: Replication;
   tokens: Tokens;
   /** Takes away what an ended connection left: its memberships, its queue and its jobs. */
@@ -56,6 +61,7 @@ export function openStores(
       ...replicationScripts,
       ...userScripts,
       ...replyScripts,
+      ...answerScripts,
       accuseScript,
     ],
     logger,
@@ -100,6 +106,7 @@ export function openStores(
     webhooks,
     users: new Users({ redis, registry, log, queues, replies }, limits),
     replies,
+    answers: new Answers(redis, config.resumeMs + answerMarginMs),
     replication: new Replication(redis, logger),
     tokens,
     async remove(connectionId) {

@@ -3,6 +3,7 @@
  * twice is adding it once. Its Worker is stock; an instance that died or stands still loses its lanes to others
  * within seconds. What a job brings about, and the order, are not its concern: see lane-scripts.ts.
  */
+import { setMaxListeners } from "node:events";
 import {
   createRedisBackend,
   Queue,
@@ -33,6 +34,8 @@ const againMs = 1_000;
 const closeMs = 3_000;
 /** What would come with every event is told this often. */
 const tellEveryMs = 10_000;
+/** Events without room are counted for so long before it is told. */
+const tellMissedMs = 1_000;
 
 /** Works along a lane; resolves with when to come again, in milliseconds, or with nothing once the lane is over. */
 export type RunLane = (
@@ -57,13 +60,15 @@ export class WebhookQueue implements LaneKeeper {
   #worker: Worker | undefined;
   readonly #stopping = new AbortController();
   #missed = 0;
+  #telling: NodeJS.Timeout | undefined;
   readonly #mayTellAdd = sparing(tellEveryMs);
-  readonly #mayTellMissed = sparing(tellEveryMs);
   readonly #mayTellWorker = sparing(tellEveryMs);
 
   constructor(redis: RedisLink, logger: Logger) {
     this.#redis = redis;
     this.#logger = logger;
+    // Each POST that is under way listens.
+    setMaxListeners(0, this.#stopping.signal);
   }
 
   /** Adds the jobs of lanes that began. Never throws, and never takes long: a sweep finds what is missing. */
@@ -107,7 +112,15 @@ export class WebhookQueue implements LaneKeeper {
 
   missed(count: number): void {
     this.#missed += count;
-    if (!this.#mayTellMissed()) return;
+    // What comes right after is told together.
+    this.#telling ??= setTimeout(() => this.#tellMissed(), tellMissedMs);
+    this.#telling.unref();
+  }
+
+  #tellMissed(): void {
+    clearTimeout(this.#telling);
+    this.#telling = undefined;
+    if (this.#missed === 0) return;
     this.#logger.error(
       { events: this.#missed },
       "too much waits for the webhook (WEBHOOK_PENDING_BYTES): these events will not be delivered to it; GET /v1/events has them for EVENTS_SECONDS",
@@ -176,6 +189,7 @@ export class WebhookQueue implements LaneKeeper {
   /** What is under way is given up or done, and goes back to the queue. */
   async close(): Promise<void> {
     this.#stopping.abort();
+    this.#tellMissed();
     await closeWithin(this.#worker, closeMs);
   }
 

@@ -24,6 +24,10 @@ export interface WebhookSettings {
   /** Loopback is allowed as well. */
   readonly local: boolean;
   readonly timeoutMs: number;
+  /** The same for the question whether a client may connect. */
+  readonly connectMs: number;
+  /** Headers of a client's request that this question tells; lower-case names. */
+  readonly connectHeaders: readonly string[];
   readonly giveUpMs: number;
   /** What may wait for the receiver. */
   readonly pendingBytes: number;
@@ -88,6 +92,24 @@ export function parseWebhookOrigin(value: string): string {
     throw new Error("must be a name such as bridge.example");
   return value;
 }
+
+/** Credentials are nobody's but the bridge's; the last two say nothing of a client. */
+const secretHeaders = new Set([
+  "authorization",
+  "proxy-authorization",
+  "cookie",
+  "sec-websocket-protocol",
+  "sec-websocket-key",
+]);
+
+export const parseWebhookHeaders = (value: string): readonly string[] =>
+  listed(value).map((part) => {
+    const name = part.toLowerCase();
+    if (!/^[a-z0-9!#$%&'*+.^_`|~-]+$/.test(name))
+      throw new Error(`"${part}" is no name of a header`);
+    if (secretHeaders.has(name)) throw new Error(`${name} is never passed on`);
+    return name;
+  });
 
 const listed = (value: string): string[] =>
   value

@@ -88,6 +88,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
     ["events.ts"],
     ["event-feed.ts", "lanes.ts", "outbox.ts"],
     [
+      "answers.ts",
       "entry.ts",
       "log-scripts.ts",
       "redis-memory.ts",

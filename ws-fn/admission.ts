@@ -1,6 +1,11 @@
-/** Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. */
+/**
+ * Admission: from what a handshake asks to a claimed connection, or a refusal before the 101. Where the backend wants to be
+ * asked (`connect`), it decides about each connection before its first socket.
+ */
+import type { Connection } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
 import { isGroupName, isUserId, newConnectionId } from "../shared/ids.js";
+import { groupTag } from "../shared/keys.js";
 import type { Logger } from "../shared/logging.js";
 import { tagsOf, type Memberships } from "../shared/membership.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
@@ -11,6 +16,7 @@ import type { Admitted } from "./connection.js";
 import type { Asked } from "./handshake.js";
 import { Lease, type Pulse } from "./lease.js";
 import { rawSpeaker } from "./raw.js";
+import type { ClientFacts, ConnectHook, Granted } from "./webhooks/connect.js";
 
 export interface AdmissionDeps {
   instance: string;
@@ -21,6 +27,13 @@ export interface AdmissionDeps {
   pulse: Pulse;
   logger: Logger;
   config: { leaseMs: number; allowAnonymous: boolean };
+  /** Undefined: the backend is not asked. */
+  connectHook?: Pick<ConnectHook, "ask"> | undefined;
+}
+
+/** The request itself, for the backend that is asked; `gone` aborts when the client does not wait any more. */
+export interface Caller extends ClientFacts {
+  gone: AbortSignal;
 }
 
 /** What a new connection takes, rounded up; bytes. */
@@ -65,30 +78,97 @@ async function identify(
 
 /** A connection for a client that brings none. Throws redis_full. */
 async function begin(
-  { memberships, memory }: AdmissionDeps,
-  { userId, groups, permissions }: TokenClaims,
+  deps: AdmissionDeps,
+  claims: TokenClaims,
+  asked: Asked,
+  caller: Caller,
 ): Promise<string> {
+  const { memberships, memory, connectHook } = deps;
   const connectionId = newConnectionId();
+  const { userId, groups, permissions, labels } = {
+    ...claims,
+    labels: {},
+    ...(await connectHook?.ask(
+      {
+        connectionId,
+        protocol: asked.protocol,
+        userId: claims.userId === "" ? null : claims.userId,
+        groups: claims.groups,
+        permissions: claims.permissions,
+        labels: {},
+      },
+      caller,
+      caller.gone,
+    )),
+  };
   for (const tag of tagsOf(connectionId, groups))
     await memory.admit(tag, connectionBytes);
   await memberships.prepare(
-    { ...(userId === "" ? {} : { userId }), groups, permissions },
+    { ...(userId === "" ? {} : { userId }), groups, permissions, labels },
     connectionId,
   );
   return connectionId;
 }
 
+/** Asks the backend about a connection that was prepared and that no client has opened yet. */
+async function askAbout(
+  { connectHook, registry, memberships, memory }: AdmissionDeps,
+  connectionId: string,
+  asked: Asked,
+  caller: Caller,
+): Promise<void> {
+  if (!connectHook) return;
+  let known: Connection;
+  try {
+    known = await registry.inspect(connectionId);
+  } catch (error) {
+    // The claim says what there is to say of it.
+    if (error instanceof BridgeError && error.code === "connection_not_found")
+      return;
+    throw error;
+  }
+  // One that was opened was asked about; its client comes back.
+  if (known.state !== "prepared") return;
+  const { userId, groups, permissions, labels } = known;
+  const granted: Granted = await connectHook.ask(
+    {
+      connectionId,
+      protocol: asked.protocol,
+      userId,
+      groups,
+      permissions,
+      labels,
+    },
+    caller,
+    caller.gone,
+  );
+  if (!(await registry.identify(known, granted)) || !granted.groups) return;
+  const wanted = new Set(granted.groups);
+  const left = groups.filter((group) => !wanted.has(group));
+  for (const group of left) await memberships.leave(connectionId, group);
+  for (const group of wanted) {
+    if (groups.includes(group)) continue;
+    await memory.admit(groupTag(group), connectionBytes);
+    await memberships.join(connectionId, group);
+  }
+}
+
 /**
  * Checks who it is and takes the connection. Throws token_invalid, token_expired, connection_ended (also for one that is
  * not known any more), overtaken, redis_unavailable; redis_full only for a client that brings no connection: all others are let
- * in however full Redis is, because they take what waits for them out of it.
+ * in however full Redis is, because they take what waits for them out of it. connect_refused and connect_unavailable from
+ * a backend that is asked.
  */
 export async function admit(
   deps: AdmissionDeps,
   asked: Asked,
+  caller: Caller,
 ): Promise<Admitted> {
   const claims = await identify(deps, asked);
-  const connectionId = claims.connectionId ?? (await begin(deps, claims));
+  const connectionId =
+    claims.connectionId ?? (await begin(deps, claims, asked, caller));
+  if (claims.connectionId !== undefined && !asked.resume)
+    await askAbout(deps, connectionId, asked, caller);
   const lease = new Lease(deps.pulse, deps.config.leaseMs);
   const confirmed = lease.renewal();
   const claim = await deps.registry

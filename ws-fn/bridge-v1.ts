@@ -16,7 +16,7 @@ import {
 } from "../shared/media.js";
 import { isoTimes } from "../shared/time.js";
 import { bridgeProtocol } from "./handshake.js";
-import type { Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";
+import type { Answer, Frame, Said, Speaker, WelcomeFacts } from "./speaker.js";
 import {
   bytesPerSecond,
   frameBytesMax,
@@ -299,6 +299,18 @@ function read(data: Buffer, binary: boolean): Said {
   }
 }
 
+/** The backend's answer under its type; what is not what its type says goes as bytes. */
+function contentOf({ contentType, body }: Answer) {
+  try {
+    const type = mediaTypeOf(contentType);
+    checkBody(body, { ...type, json: false });
+    if (!type.binary) return { contentType, data: body.toString("utf8") };
+  } catch {
+    // As bytes.
+  }
+  return { contentType, dataBase64: body.toString("base64") };
+}
+
 export function bridgeSpeaker(): Speaker {
   return {
     protocol: bridgeProtocol,
@@ -341,6 +353,20 @@ export function bridgeSpeaker(): Speaker {
           data: JSON.stringify(value),
         }),
       }),
+    answered: (ref, answer, problem) => {
+      const common = {
+        type: "result",
+        ref,
+        ok: problem === undefined,
+        ...(problem && { error: problem }),
+      };
+      // Nothing is nothing, whatever its type.
+      if (answer.body.length === 0) return frame(common);
+      const full = frame({ ...common, ...contentOf(answer) });
+      return answer.truncated || Buffer.byteLength(full.data) > frameBytesMax
+        ? frame({ ...common, omitted: true })
+        : full;
+    },
     read,
   };
 }

@@ -142,7 +142,10 @@ export class Connection {
   readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
   #settle: () => void = () => undefined;
-  #onGap = () => void this.#delivery.read();
+  #onGap = () => {
+    void this.#delivery.read();
+    this.#voice.results?.lookAll();
+  };
   #onBack = () => this.#delivery.lookNow();
 
   constructor(deps: ConnectionDeps, admitted: Admitted, socket: Socket) {
@@ -441,6 +444,9 @@ export class Connection {
       case "groups":
         this.#members.changed();
         return;
+      case "answer":
+        void this.#voice.results?.look(bell.eventId);
+        return;
       case "fenced":
         this.#onFenced();
         return;
@@ -628,6 +634,7 @@ export class Connection {
     this.#delivery.stop();
     this.#members.stop();
     this.#slow.stop();
+    this.#voice.results?.stop();
     this.#limit.close();
     this.#heartbeat.stop();
     this.#ownership.stop();

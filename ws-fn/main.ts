@@ -8,6 +8,8 @@ import { startChores } from "./chores.js";
 import { Feeds } from "./feeds.js";
 import { Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
+import { ConnectHook } from "./webhooks/connect.js";
+import { tellClient } from "./webhooks/tell-client.js";
 import { startWebhooks } from "./webhooks/webhooks.js";
 
 /** Leases and windows are looked at this often, but not more often than a third of a lease. */
@@ -26,6 +28,14 @@ async function main(): Promise<void> {
   const { users, events, replies, replication, tokens } = stores;
   const pulse = new Pulse();
   const feeds = new Feeds({ fanout, redis, logger, ...config });
+  const webhooks =
+    config.webhook &&
+    startWebhooks({
+      stores,
+      settings: config.webhook,
+      logger,
+      onOutcome: tellClient(stores),
+    });
   const server = new BridgeServer({
     instance,
     registry,
@@ -38,11 +48,23 @@ async function main(): Promise<void> {
     users,
     replies,
     events,
+    webhookResults: config.webhook?.events.has("event")
+      ? { answers: stores.answers, timeoutMs: config.webhook.timeoutMs }
+      : undefined,
     redis,
     tokens,
     pulse,
     logger,
     config,
+    connectHook:
+      config.webhook?.events.has("connect") && webhooks
+        ? new ConnectHook({
+            sender: webhooks.sender,
+            lanes: webhooks.lanes,
+            settings: config.webhook,
+            logger,
+          })
+        : undefined,
     ready: () => redis.ready(),
   });
   const stopChores = startChores({
@@ -57,9 +79,6 @@ async function main(): Promise<void> {
     logger,
     everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
   });
-  const webhooks =
-    config.webhook &&
-    startWebhooks({ stores, settings: config.webhook, logger });
   redis.subscriptions
     .watch(instance, (channel) => {
       redis.publish(channel, "").catch(() => undefined);

@@ -26,6 +26,7 @@ export function rawSpeaker(options: {
     error: () => undefined,
     result: () => undefined,
     done: () => undefined,
+    answered: () => undefined,
     read: (data, binary) => ({
       kind: "event",
       event: "message",

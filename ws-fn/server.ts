@@ -291,6 +291,8 @@ export class BridgeServer {
     const { config } = this.#deps;
     const { headers } = request;
     let leave = () => {};
+    const gone = new AbortController();
+    stream.once("close", () => gone.abort());
     try {
       if (this.#draining)
         throw new BridgeError("no_room", { detail: "this instance is going" });
@@ -307,7 +309,11 @@ export class BridgeServer {
       );
       if (asked.subprotocol !== undefined)
         chosenProtocol.set(request, asked.subprotocol);
-      const admitted = await admit(this.#deps, asked);
+      const admitted = await admit(this.#deps, asked, {
+        url: request.url ?? "/",
+        headers,
+        gone: gone.signal,
+      });
       const giveBack = () =>
         void this.#deps.registry
           .release(admitted.connectionId, admitted.claim.epoch)

@@ -71,6 +71,14 @@ export type Said =
   /** Not of this protocol: closed with 1008. */
   | { kind: "violation"; error: Error };
 
+/** What the backend's webhook answered. */
+export interface Answer {
+  contentType: string;
+  body: Buffer;
+  /** There was more of it. */
+  truncated: boolean;
+}
+
 export interface Speaker {
   readonly protocol: "raw" | "bridge.v1.json";
   /** True when the client acks; otherwise what the socket took counts as delivered. */
@@ -89,5 +97,7 @@ export interface Speaker {
   result(ref: string, problem: Problem): Frame | undefined;
   /** A request was done; `value` says what came of it, if there is anything to say. */
   done(ref: string, value?: object): Frame | undefined;
+  /** What the backend answered to an event; with a problem when it refused it. */
+  answered(ref: string, answer: Answer, problem?: Problem): Frame | undefined;
   read(data: Buffer, binary: boolean): Said;
 }

@@ -6,12 +6,14 @@
  * than is good the client is not read.
  */
 import { createHash } from "node:crypto";
+import type { Answers } from "../shared/answers.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import type { Events, NewEvent } from "../shared/events.js";
 import { userTag } from "../shared/ids.js";
 import { eventsTag } from "../shared/keys.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
 import { replyPlace, type Replies } from "../shared/replies.js";
+import { Results } from "./results.js";
 import type { Frame, Said, Speaker } from "./speaker.js";
 import type { Throttle } from "./upstream.js";
 
@@ -33,7 +35,13 @@ const ownIdentityMs = 60_000;
 /** Codes after which the same thing may be stored a moment later. Not a full Redis: it needs the acks behind this frame. */
 const passing = new Set(["redis_unavailable", "outcome_unknown"]);
 
+/** A client's patience: one attempt at the webhook, and a little for its lane and the way back. */
+const resultMarginMs = 3_000;
+
 export interface VoiceDeps {
+  /** Undefined: no webhook is told of events, their results come when they are stored. */
+  webhookResults?:
+    { answers: Pick<Answers, "read">; timeoutMs: number } | undefined;
   replies: Pick<Replies, "store">;
   events: Pick<Events, "append">;
   memory: Pick<RedisMemory, "admit">;
@@ -66,6 +74,8 @@ export class Voice {
   readonly #deps: VoiceDeps;
   readonly #ports: VoicePorts;
   readonly #userTag: string;
+  /** Of events that wait for the webhook's answer. */
+  readonly results: Results | undefined;
   readonly #waiting: Waiting[] = [];
   #waitingBytes = 0;
   #count = 0;
@@ -75,6 +85,13 @@ export class Voice {
   constructor(deps: VoiceDeps, ports: VoicePorts) {
     this.#deps = deps;
     this.#ports = ports;
+    const { webhookResults: webhook } = deps;
+    this.results =
+      webhook &&
+      new Results(webhook.answers, {
+        ...ports,
+        patienceMs: webhook.timeoutMs + resultMarginMs,
+      });
     this.#userTag = ports.userId === "" ? "" : userTag(ports.userId);
   }
 
@@ -144,8 +161,11 @@ export class Voice {
           if (word === "full") throw new BridgeError("events_full");
         });
         const { speaker, write } = this.#ports;
-        for (const { ref } of batch)
-          if (ref !== undefined) write(speaker.done(ref));
+        for (const { event, ref } of batch) {
+          if (ref === undefined) continue;
+          if (this.results) this.results.wait(event.id, ref);
+          else write(speaker.done(ref));
+        }
       } catch (error) {
         for (const { ref } of batch) this.refuse(ref, error);
       }

@@ -1,6 +1,7 @@
 // A backend's webhook for tests, in the test's process: it notes what it hears and answers as it is told, or not at all.
 
 import http from "node:http";
+import https from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 
 import type { Scope } from "./scope.js";
@@ -56,10 +57,13 @@ const welcome: Reply = {
   },
 };
 
-/** Listens on a free port of `host`. It ends with the test. */
+/** Listens on a free port of `host`, by HTTPS where it has a certificate. It ends with the test. */
 export async function startReceiver(
   t: Pick<Scope, "teardown">,
-  { host = "127.0.0.1" }: { host?: string } = {},
+  {
+    host = "127.0.0.1",
+    tls,
+  }: { host?: string; tls?: { cert: string; key: string } } = {},
 ): Promise<Receiver> {
   const posts: Heard[] = [];
   const asked: Heard[] = [];
@@ -67,7 +71,7 @@ export async function startReceiver(
   const open = new Set<Socket>();
   let sockets = 0;
   let port = 0;
-  const server = http.createServer((request, response) => {
+  const hear: http.RequestListener = (request, response) => {
     const chunks: Buffer[] = [];
     request.on("data", (chunk: Buffer) => chunks.push(chunk));
     request.on("error", () => undefined);
@@ -86,7 +90,8 @@ export async function startReceiver(
         response.writeHead(status, headers).end(body);
       })();
     });
-  });
+  };
+  const server = tls ? https.createServer(tls, hear) : http.createServer(hear);
   server.on("connection", (socket) => {
     sockets += 1;
     open.add(socket);
@@ -98,7 +103,7 @@ export async function startReceiver(
       return port;
     },
     get url() {
-      return `http://${host.includes(":") ? `[${host}]` : host}:${port}/hooks`;
+      return `http${tls ? "s" : ""}://${host.includes(":") ? `[${host}]` : host}:${port}/hooks`;
     },
     posts,
     asked,

@@ -94,6 +94,45 @@ async function serves(
   );
 }
 
+/** Clients that are asked, and that say something: connections, users and the stream lie in several slots. */
+async function speaks(
+  t: Test,
+  { backend, proxies }: Awaited<ReturnType<typeof start>>,
+) {
+  await Promise.all(
+    ["ann", "bob", "cleo", "dan"].map(async (userId, index) => {
+      const { connectionId, token } = await backend.prepare({ userId });
+      const application = startApplication(t, {
+        token,
+        to: (dial) =>
+          `ws://127.0.0.1:${proxies[(index + dial) % 2]?.port ?? 0}`,
+        onMessage: ({ replyTo, text }) =>
+          void application.bridge.reply(replyTo ?? "", `${text}!`),
+      });
+      await application.bridge.ready;
+      for (const path of [`connections/${connectionId}`, `users/${userId}`]) {
+        const answer = await backend.ask(
+          "POST",
+          `/v1/${path}/messages?expect=reply&wait=20`,
+          { body: "well", headers: { "content-type": "text/plain" } },
+        );
+        t.equal(answer.text, "well!");
+      }
+      const texts = ["1", "2", "3"];
+      for (const text of texts) await application.bridge.send("e", text);
+      const events = await backend.ask(
+        "GET",
+        `/v1/events?lastEventId=0&wait=0&type=event&connection=${connectionId}`,
+        { headers: { accept: "application/x-ndjson" } },
+      );
+      t.same(
+        [...events.text.matchAll(/"data":"(\d)"/g)].map(([, text]) => text),
+        texts,
+      );
+    }),
+  );
+}
+
 /** Groups in several slots, their members on both instances; one of them is cut and comes back to the other. */
 async function gathers(
   t: Test,
@@ -146,6 +185,7 @@ t.test("on a Cluster", async (t) => {
   await serves(t, pair);
   const [a, b] = pair.proxies.map(({ port }) => `ws://127.0.0.1:${port}`);
   await gathers(t, pair);
+  await speaks(t, pair);
   await usersAndBatches(t, pair.backend, [a ?? "", b ?? ""]);
 
   const { backend } = pair;

@@ -2,7 +2,10 @@
  * ws-fn instances that die, stand still or go in the middle of a POST to the webhook: the event comes again under the same
  * `webhook-id`, what follows of its connection comes after it, and nothing is lost.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
+import { WebSocket } from "ws";
+import { startPairOnPlatform } from "../../scripts/lab/pair.js";
 import { startWsFn } from "../../scripts/lab/processes.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
@@ -11,6 +14,7 @@ import { startReceiver } from "../../scripts/lab/webhook-receiver.js";
 import { newConnectionId } from "../../shared/ids.js";
 import {
   allTaken,
+  secrets,
   startAppender,
   watchOrder,
   webhookEnv,
@@ -49,7 +53,7 @@ const is = (lane: string, ...numbers: number[]) =>
   numbers.map((number) => `${lane}.${number}`);
 
 // Each waits for the lock of the one that is gone: side by side.
-t.jobs = 3;
+t.jobs = 5;
 const together = { buffered: true };
 
 t.test("killed", together, async (t) => {
@@ -77,6 +81,76 @@ t.test("standing still, and back later", together, async (t) => {
   await allTaken(receiver, [fifth]);
   t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4, 5));
   t.same(lab.early, []);
+});
+
+t.test("Redis killed and back", together, async (t) => {
+  const redis = await singleRedis(t);
+  const receiver = await startReceiver(t);
+  const env = webhookEnv(redis.url, receiver.url);
+  await Promise.all([startWsFn(t, env), startWsFn(t, env)]);
+  const appender = await startAppender(t, env);
+  // The first of each lane is under way until all are appended; then it goes so slowly that many are left.
+  let begin = () => {};
+  const appended = new Promise<void>((resolve) => (begin = resolve));
+  receiver.onPost = async () => {
+    await appended;
+    await sleep(20);
+    return {};
+  };
+  const early = watchOrder(receiver);
+  const ids = await appender.appendLanes(40, 5);
+  begin();
+  await until(() => receiver.taken.length >= 20, { ...patience, every: 1 });
+  await redis.stop("SIGKILL");
+  t.ok(receiver.taken.length < ids.length, "some were under way");
+  await redis.start();
+  await allTaken(receiver, ids);
+  t.same(early, []);
+});
+
+t.test("frozen or killed when their socket closes", together, async (t) => {
+  const receiver = await startReceiver(t);
+  const { backend, wsFns } = await startPairOnPlatform(t, "hostile", {
+    WEBHOOK_URL: receiver.url,
+    WEBHOOK_SECRETS: secrets.join(","),
+    LEASE_SECONDS: "2",
+  });
+  const [{ url: at }] = wsFns;
+  const dial = async () => {
+    const { connectionId, url } = await backend.prepare();
+    const socket = new WebSocket(`${at}/ws${new URL(url).search}`);
+    t.teardown(() => socket.terminate());
+    await new Promise((resolve, reject) => {
+      socket.once("message", resolve);
+      socket.once("error", reject);
+    });
+    return { connectionId, socket };
+  };
+  const lives = [];
+  for (let n = 0; n < 5; n += 1) {
+    const life = await dial();
+    // Some close before anything of theirs was delivered.
+    if (n % 2 === 0)
+      await until(
+        () => receiver.taken.some((post) => post.subject === life.connectionId),
+        patience,
+      );
+    life.socket.close(1000);
+    lives.push(life);
+  }
+  // Somebody is connected: an instance is awake.
+  await dial();
+  for (const { connectionId } of lives) {
+    const types = () => [
+      ...new Set(
+        receiver.taken
+          .filter(({ subject }) => subject === connectionId)
+          .map(({ type }) => type),
+      ),
+    ];
+    await until(() => types().length >= 2, { ...patience, ms: 60_000 });
+    t.same(types(), ["connected", "disconnected"]);
+  }
 });
 
 t.test("ended in an orderly way", together, async (t) => {

@@ -2,21 +2,27 @@
  * Events on the backend's webhook: two ws-fn, one http-fn, a real Redis and a receiver that is down, slow, answers 500,
  * redirects or gives no permission. Nothing is lost, no connection's events change places, and the log says what happens.
  */
+import { readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
 import { Webhook } from "standardwebhooks";
 import t, { type Test } from "tap";
 import { WebSocket } from "ws";
+import { parse } from "yaml";
 import { backendOf } from "../../scripts/lab/backend.js";
 import {
   startHttpFn,
+  startProcess,
   startWsFn,
   type TestFunction,
 } from "../../scripts/lab/processes.js";
+import { freePort } from "../../scripts/redis.js";
 import { clusterRedis, singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
   startReceiver,
   type Answer,
+  type Heard,
   type Receiver,
 } from "../../scripts/lab/webhook-receiver.js";
 import type { BridgeEvent } from "../../shared/api.js";
@@ -95,6 +101,44 @@ async function hearsOf(
   }
 }
 
+/** Its headers are those that openapi.yaml has for this webhook. */
+async function isDeclared(
+  t: Test,
+  heard: Heard | undefined,
+  name: string,
+  method: string,
+): Promise<void> {
+  const { webhooks, components } = parse(
+    await readFile("openapi.yaml", "utf8"),
+  ) as {
+    webhooks: Record<
+      string,
+      Record<string, { parameters: { $ref: string }[] }>
+    >;
+    components: {
+      parameters: Record<string, { name: string; required?: boolean }>;
+    };
+  };
+  const declared = (webhooks[name]?.[method]?.parameters ?? []).map(
+    ({ $ref }) => components.parameters[$ref.split("/").at(-1) ?? ""],
+  );
+  const known = declared.map((each) => each?.name.toLowerCase() ?? "");
+  const needed = known.filter((_, at) => declared[at]?.required);
+  const sent = Object.keys(heard?.headers ?? {}).filter((header) =>
+    /^(ce|webhook)-/.test(header),
+  );
+  t.same(
+    sent.filter((header) => !known.includes(header)),
+    [],
+    `${name}: nothing that is not declared`,
+  );
+  t.same(
+    needed.filter((header) => !sent.includes(header)),
+    [],
+    `${name}: everything that is`,
+  );
+}
+
 t.test("on one Redis", async (t) => {
   const { url } = await singleRedis(t);
   const receiver = await startReceiver(t);
@@ -123,6 +167,13 @@ t.test("on one Redis", async (t) => {
       await hearsOf(t, receiver, httpFn, await live(t, httpFn, wsFn));
     t.equal(receiver.asked.length, 1, "permission was asked for once");
     t.equal(receiver.posts.length, 6, "each came once");
+    await isDeclared(t, receiver.asked[0], "permission", "options");
+    for (const [at, name] of [
+      "connected",
+      "message.undelivered",
+      "disconnected",
+    ].entries())
+      await isDeclared(t, receiver.posts[at], name, "post");
   });
 
   await t.test("500, slow, cut off and redirected, at random", async (t) => {
@@ -245,8 +296,11 @@ t.test("on one Redis", async (t) => {
 
 t.test("no permission, no address, no time", async (t) => {
   const { url } = await singleRedis(t);
+  // They wait more than they work.
+  t.jobs = 3;
+  const together = { buffered: true };
 
-  await t.test("until OPTIONS is answered rightly", async (t) => {
+  void t.test("until OPTIONS is answered rightly", together, async (t) => {
     const receiver = await startReceiver(t);
     receiver.onAsk = () => ({ status: 200, headers: { allow: "POST" } });
     const env = webhookEnv(`${url}/1`, receiver.url);
@@ -273,7 +327,7 @@ t.test("no permission, no address, no time", async (t) => {
     await wsFn.waitForLine(/takes events again/);
   });
 
-  await t.test("a name that is a private address", async (t) => {
+  void t.test("a name that is a private address", together, async (t) => {
     const receiver = await startReceiver(t);
     const env = {
       ...webhookEnv(`${url}/2`, `http://localhost:${receiver.port}/`),
@@ -291,7 +345,7 @@ t.test("no permission, no address, no time", async (t) => {
     t.equal(receiver.sockets, 0);
   });
 
-  await t.test("given up, and on with the next", async (t) => {
+  await t.test("given up, and on with the next", together, async (t) => {
     const receiver = await startReceiver(t);
     const env = {
       ...webhookEnv(`${url}/3`, receiver.url),
@@ -314,6 +368,43 @@ t.test("no permission, no address, no time", async (t) => {
     });
     await allTaken(receiver, await appender.append(lane, 1));
   });
+});
+
+t.test("the receiver of the README", async (t) => {
+  const [, code = ""] =
+    /```js\n(import \{ createHmac[^]*?)```/.exec(
+      await readFile("README.md", "utf8"),
+    ) ?? [];
+  const file = path.join(t.testdir(), "receiver.mjs");
+  await writeFile(file, code);
+  const port = await freePort();
+  const [, second = ""] = secrets;
+  const receiver = await startProcess(t, {
+    args: [file],
+    env: { PORT: String(port), SECRET: second },
+  });
+  const { url } = await singleRedis(t);
+  const address = `http://127.0.0.1:${port}/`;
+  const env = webhookEnv(url, address);
+  await startWsFn(t, env);
+  const appender = await startAppender(t, env);
+  const lane = newConnectionId();
+  await appender.append(lane, 1);
+  await receiver.waitForLine(
+    new RegExp(`^connected ${lane} \\{"userId":null,"protocol":"raw"\\}$`),
+  );
+  for (const headers of [
+    {},
+    {
+      "webhook-id": "a",
+      "webhook-timestamp": String(Math.floor(Date.now() / 1_000)),
+      "webhook-signature": `v1,${Buffer.alloc(32).toString("base64")}`,
+    },
+  ]) {
+    const forged = await fetch(address, { method: "POST", headers, body: "x" });
+    t.equal(forged.status, 401);
+  }
+  t.equal(receiver.logs.length, 1);
 });
 
 t.test("on a Redis Cluster", async (t) => {

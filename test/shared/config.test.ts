@@ -222,6 +222,26 @@ t.test("a webhook", async (t) => {
     t.notMatch(shown, secret, secret);
 });
 
+t.test("no credential of a client is named for the backend", async (t) => {
+  const headers = (names: string) =>
+    parseConfig({ WEBHOOK_CONNECT_HEADERS: names });
+  for (const name of [
+    "Authorization",
+    "cookie",
+    "x-a,Proxy-Authorization",
+    "sec-websocket-protocol",
+    "two words",
+  ])
+    t.throws(() => headers(name), ConfigError, name);
+  const { webhook } = parseConfig({
+    WEBHOOK_CONNECT_HEADERS: "X-Plan, user-agent",
+    WEBHOOK_URL: "http://127.0.0.1/",
+    WEBHOOK_SECRETS: `whsec_${Buffer.alloc(32).toString("base64")}`,
+  });
+  t.same(webhook?.connectHeaders, ["x-plan", "user-agent"]);
+  t.equal(webhook?.connectMs, 5_000);
+});
+
 t.test("--print-config shows what is in effect, and why, masked", async (t) => {
   const text = printConfig({
     API_KEYS: apiKeys,

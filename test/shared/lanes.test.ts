@@ -7,7 +7,9 @@ import { appendEventsScript, type BegunLane } from "../../shared/events.js";
 import { newConnectionId } from "../../shared/ids.js";
 import { laneFailedScript, laneStepScript } from "../../shared/lane-scripts.js";
 import { Lanes, type Failure, type Step } from "../../shared/lanes.js";
+import type { Logger } from "../../shared/logging.js";
 import type { Script } from "../../shared/redis.js";
+import { WebhookQueue } from "../../shared/webhook-queue.js";
 import type { WebhookSettings } from "../../shared/webhook-settings.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
@@ -208,7 +210,7 @@ t.test("two who have the same lane", async (t) => {
 
 t.test("what may wait is bounded", async (t) => {
   const missed: number[] = [];
-  const lab = await startLanes(t, { pendingBytes: 4_000 });
+  const lab = await startLanes(t, { pendingBytes: 6_000 });
   const { webhooks } = lab.world;
   webhooks.missed = (count) => void missed.push(count);
   const id = newConnectionId();
@@ -222,12 +224,29 @@ t.test("what may wait is bounded", async (t) => {
   t.same(missed, []);
   for (let n = 0; n < 6; n += 1) t.equal(await lab.append(id, `${n}`), "ok");
   t.ok(missed.length > 0 && missed.length < 6, "the rest is for connections");
-  t.ok((await lab.bytes()) <= 4_000);
+  t.ok((await lab.bytes()) <= 6_000);
   const all = await lab.world.events.read(0, 100);
   t.equal(all.events.length, clients + 6, "the stream has them all");
   const taken = await take(lab, id);
   for (let step = taken.step; step.what === "post";) step = await taken.done();
   t.equal(await lab.bytes(), 0);
+});
+
+t.test("what found no room is counted in the log", async (t) => {
+  const lab = await startLanes(t);
+  const lines: unknown[] = [];
+  const logger = {
+    error: (facts: object, words: string) => lines.push({ ...facts, words }),
+  } as unknown as Logger;
+  const queue = new WebhookQueue(lab.world.redis, logger);
+  for (let n = 0; n < 5; n += 1) queue.missed(2);
+  await until(() => lines.length > 0, patience);
+  queue.missed(1);
+  await queue.close();
+  t.match(lines, [
+    { events: 10, words: /WEBHOOK_PENDING_BYTES/ },
+    { events: 1 },
+  ]);
 });
 
 t.test("what the webhook does not want has no lane", async (t) => {
@@ -272,6 +291,36 @@ t.test("permission comes first, and one asks for all", async (t) => {
   t.match(await elsewhere.take(one, "a"), { what: "ask" }, "another URL");
 });
 
+t.test("whoever gets permission after an outage goes on", async (t) => {
+  const lab = await startLanes(t);
+  const ids = [newConnectionId(), newConnectionId()];
+  for (const id of ids) await lab.append(id, "1");
+  const [one, two] = await Promise.all(ids.map((id) => lab.begun(id)));
+  if (!one || !two) throw new Error("two lanes");
+  t.match(await lab.lanes.take(one, "a"), { what: "ask" });
+  const failed = await lab.lanes.failed(one, "a", {
+    scope: "any",
+    why: "network",
+    wantedMs: 0,
+    was: "ask",
+  });
+  t.match(failed, { change: "down", mode: "down" }, "at once");
+  let step: Step | undefined;
+  await until(async () => {
+    step = await lab.lanes.take(one, "a");
+    return step.what === "ask";
+  }, patience);
+  step = await lab.lanes.proven(one, "a", 0);
+  t.match(step, { what: "post", probe: true });
+  t.match(await lab.lanes.take(two, "b"), { what: "wait" }, "it alone");
+  if (step.what !== "post") return;
+  t.match(await lab.lanes.done(one, "a", step.item), {
+    what: "empty",
+    recovered: { mode: "down", failures: 1 },
+  });
+  t.match(await lab.lanes.take(two, "b"), { what: "post", probe: false });
+});
+
 t.test("the rate that the receiver allows", async (t) => {
   const lab = await startLanes(t);
   const id = newConnectionId();
@@ -280,7 +329,7 @@ t.test("the rate that the receiver allows", async (t) => {
   if (!lane) throw new Error("no lane");
   await lab.lanes.take(lane, "a");
   let step = await lab.lanes.proven(lane, "a", 2);
-  for (const _ of [1, 2]) {
+  for (let n = 0; n < 2; n += 1) {
     if (step.what !== "post") throw new Error(step.what);
     step = await lab.lanes.done(lane, "a", step.item);
   }
@@ -300,12 +349,11 @@ t.test("a receiver that fails", async (t) => {
 
   await t.test("one lane alone says nothing of it", async (t) => {
     const { takes } = await open();
-    let delay = 0;
     for (let n = 1; n < 14; n += 1) {
       const failed = await takes[0]?.failed();
       t.match(failed, { attempts: n, change: undefined, mode: undefined });
       const most = Math.min(300_000, 1_000 * 2 ** (n - 1));
-      delay = failed?.delayMs ?? 0;
+      const delay = failed?.delayMs ?? 0;
       t.ok(delay >= most / 2 && delay <= most, `attempt ${n}: ${delay} ms`);
     }
   });

@@ -31,6 +31,8 @@ export interface SenderOptions {
   timeoutMs: number;
   /** For tests: how names are resolved. */
   resolve?: Resolve;
+  /** For tests: whose certificates are trusted, instead of the usual ones. */
+  ca?: string;
 }
 
 export interface Post {
@@ -93,7 +95,10 @@ export class WebhookSender {
     const settings = { keepAlive: true, maxSockets: socketsMax };
     this.#agent =
       options.url.protocol === "https:"
-        ? new https.Agent(settings)
+        ? new https.Agent({
+            ...settings,
+            ...(options.ca && { ca: options.ca }),
+          })
         : new http.Agent(settings);
   }
 

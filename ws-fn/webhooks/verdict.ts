@@ -39,7 +39,7 @@ const again = (
 ): Verdict => ({ kind: "again", scope, why, wantedMs });
 
 /** Seconds or a date; 0 for none. */
-function retryAfterMs(value: string | undefined, nowMs: number): number {
+export function retryAfterMs(value: string | undefined, nowMs: number): number {
   if (value === undefined) return 0;
   const ms = /^\d+$/.test(value)
     ? Number(value) * 1_000
@@ -74,7 +74,7 @@ export function permissionOf(
       why:
         allowed === undefined
           ? `answered OPTIONS with ${status} and no WebHook-Allowed-Origin`
-          : `answered OPTIONS with WebHook-Allowed-Origin: ${String(allowed)}`,
+          : `answered OPTIONS with WebHook-Allowed-Origin: ${String(allowed).slice(0, 100)}`,
       wantedMs: 0,
     };
   const rate = Number(headers["webhook-allowed-rate"]);

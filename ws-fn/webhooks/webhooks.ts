@@ -3,7 +3,7 @@
  * deliver at once; with none awake, events wait in Redis.
  */
 import { Lanes } from "../../shared/lanes.js";
-import type { Logger } from "../../shared/logging.js";
+import { loggableUrl, type Logger } from "../../shared/logging.js";
 import type { Stores } from "../../shared/stores.js";
 import type { WebhookSettings } from "../../shared/webhook-settings.js";
 import { Delivery, type OnOutcome } from "./delivery.js";
@@ -17,6 +17,7 @@ const startAgainMs = 250;
 export interface Webhooks {
   /** For what is asked and not delivered (`connect`). */
   readonly sender: WebhookSender;
+  readonly lanes: Lanes;
   /** Ends what is under way within seconds; what is not done is left to others. Any time, twice. */
   close(): Promise<void>;
 }
@@ -55,7 +56,11 @@ export function startWebhooks({
       await webhooks.start((lane, signal) => delivery.run(lane, signal));
       started = true;
       // Whoever appended them may have died, or been frozen, before it added their jobs.
-      await webhooks.add(await lanes.lost());
+      let lost;
+      do {
+        lost = await lanes.lost();
+        await webhooks.add(lost);
+      } while (lost.length > 0 && !closing);
     } catch (error) {
       logger.debug({ err: error }, "webhooks wait for Redis");
     }
@@ -66,9 +71,14 @@ export function startWebhooks({
       );
   }
   void round();
+  logger.info(
+    { url: loggableUrl(settings.url.href), events: [...settings.events] },
+    "delivering to the webhook",
+  );
 
   return {
     sender,
+    lanes,
     close: () =>
       (closing ??= (async () => {
         clearTimeout(timer);

@@ -3,6 +3,7 @@ import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
+import { certificate, key } from "../../fixtures/self-signed.js";
 import type { Scope } from "../../../scripts/lab/scope.js";
 import { startReceiver } from "../../../scripts/lab/webhook-receiver.js";
 import {
@@ -214,6 +215,25 @@ t.test("what the other side does is an outcome", async (t) => {
       reason: /ECONNREFUSED/,
     });
   });
+});
+
+t.test("who it is has to be proven by a certificate", async (t) => {
+  const tls = { cert: certificate, key };
+  const receiver = await startReceiver(t, { tls });
+  const to = (name: string, options: Partial<SenderOptions> = {}) =>
+    sender(t, `https://${name}:${receiver.port}/`, {
+      resolve: async () => [{ address: "127.0.0.1", family: 4 }],
+      ...options,
+    });
+  const known = { ca: certificate };
+  t.match(await to("hooks.example", known).post(event), { status: 204 });
+  t.match(await to("hooks.example").post(event), { failure: "tls" });
+  t.match(await to("other.example", known).post(event), {
+    failure: "tls",
+    reason: /hooks\.example/,
+  });
+  t.equal(receiver.posts.length, 1);
+  t.equal(receiver.posts[0]?.headers["host"], `hooks.example:${receiver.port}`);
 });
 
 t.test("it never connects to what is not permitted", async (t) => {
