@@ -7,13 +7,25 @@ import type { Logger } from "./logging.js";
 import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
-import { RedisLink } from "./redis.js";
+import { RedisLink, type Script } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts } from "./registry.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 import { userScripts } from "./user-scripts.js";
 import { Users } from "./users.js";
+
+/** Every script of ours: a Redis link knows those that it was made with. */
+export const scripts: readonly Script[] = [
+  ...logScripts,
+  ...registryScripts,
+  ...eventScripts,
+  ...fanoutScripts,
+  ...membershipScripts,
+  ...replicationScripts,
+  ...userScripts,
+  accuseScript,
+];
 
 export interface Stores {
   redis: RedisLink;
@@ -38,20 +50,7 @@ export function openStores(
   config: Config & Pick<EventsOptions, "standstillMs">,
   logger: Logger,
 ): Stores {
-  const redis = new RedisLink(
-    config.redisUrl,
-    [
-      ...logScripts,
-      ...registryScripts,
-      ...eventScripts,
-      ...fanoutScripts,
-      ...membershipScripts,
-      ...replicationScripts,
-      ...userScripts,
-      accuseScript,
-    ],
-    logger,
-  );
+  const redis = new RedisLink(config.redisUrl, scripts, logger);
   const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
   void memory.look();
   const events = new Events(redis, config);
