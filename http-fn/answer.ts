@@ -75,10 +75,6 @@ interface ForeignError {
 export function toBridgeError(error: unknown): BridgeError {
   if (error instanceof BridgeError) return error;
   const { code, statusCode } = (error ?? {}) as ForeignError;
-  if (code === "FST_ERR_CTP_INVALID_MEDIA_TYPE")
-    return new BridgeError("unsupported_media_type", {
-      detail: "The Content-Type is malformed.",
-    });
   if (code === "FST_ERR_MAX_PARAM_LENGTH") return new BridgeError("not_found");
   if (typeof statusCode === "number" && statusCode >= 400 && statusCode < 500)
     return new BridgeError("bad_request", {}, error);

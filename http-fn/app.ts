@@ -136,14 +136,10 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     clientErrorHandler: (error, socket) => refuse(error, socket, logger),
   });
 
-  // Handlers read the body themselves, so that nobody's bytes are read before the credentials are checked.
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser(
-    "*",
-    (_request: FastifyRequest, _payload: IncomingMessage, done) => {
-      done(null);
-    },
-  );
+  // Handlers read the body themselves, so that nobody's bytes are read before the credentials are checked. fastify need not
+  // know that there may be one: its way to a parser costs every push, even where the parser does nothing.
+  for (const method of ["POST", "PUT", "DELETE"])
+    app.addHttpMethod(method, { hasBody: false, overrideExisting: true });
 
   function fail(
     error: unknown,

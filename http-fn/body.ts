@@ -33,16 +33,23 @@ function collect(
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
-    const timer = setTimeout(() => {
-      stop();
-      raw.resume();
-      reject(
-        new BridgeError("request_timeout", {
-          detail: `The body may take ${withinMs / 1_000} s.`,
-        }),
-      );
-    }, withinMs);
+    let timer: NodeJS.Timeout | undefined;
+    let stopped = false;
+    // Nearly every body comes with its headers: by the time of this microtask it is complete and needs no timer.
+    queueMicrotask(() => {
+      if (stopped) return;
+      timer = setTimeout(() => {
+        stop();
+        raw.resume();
+        reject(
+          new BridgeError("request_timeout", {
+            detail: `The body may take ${withinMs / 1_000} s.`,
+          }),
+        );
+      }, withinMs);
+    });
     const stop = () => {
+      stopped = true;
       clearTimeout(timer);
       raw.off("data", onData);
       raw.off("end", onEnd);

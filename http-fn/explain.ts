@@ -39,7 +39,12 @@ interface Found extends Pick<
   lifeMs: number;
 }
 
-export function createExplain(looks: Looks, config: Config) {
+/** `admit` as before a push: throws redis_full where `{tag}` lies. */
+export function createExplain(
+  looks: Looks,
+  config: Config,
+  admit: (tag: string) => Promise<void> | undefined,
+) {
   const { registry, log, users, replication } = looks;
   const { logMaxMessages, logMaxBytes } = config;
 
@@ -80,16 +85,20 @@ export function createExplain(looks: Looks, config: Config) {
     }
   }
 
-  async function noReplica(
+  /** What stands in the way before the target is looked at: Redis is full, or has no replica. */
+  async function inTheWay(
     push: AnyPush,
     tag: string,
   ): Promise<BridgeError | undefined> {
-    if (push.durability !== "replica") return undefined;
     try {
-      await replication.ready(tag);
+      await admit(tag);
+      if (push.durability === "replica") await replication.ready(tag);
       return undefined;
     } catch (error) {
-      if (error instanceof BridgeError && error.code === "no_replica")
+      if (
+        error instanceof BridgeError &&
+        (error.code === "no_replica" || error.code === "redis_full")
+      )
         return error;
       throw error;
     }
@@ -117,7 +126,7 @@ export function createExplain(looks: Looks, config: Config) {
       online: found.state === "open" ? 1 : 0,
       stored: room.stored,
       refusal:
-        (await noReplica(push, connectionId)) ??
+        (await inTheWay(push, connectionId)) ??
         (dueAtMs === undefined ? room.full : undefined),
     };
   }
@@ -132,7 +141,7 @@ export function createExplain(looks: Looks, config: Config) {
     );
     const room = await users.room(userId, body.length, idempotency?.key);
     const parked = open.length === 0 && ttlSeconds > 0;
-    let refusal = await noReplica(push, userTag(userId));
+    let refusal = await inTheWay(push, userTag(userId));
     if (dueAtMs === undefined && refusal === undefined) {
       if (parked) refusal = room.full;
       else if (
@@ -159,7 +168,7 @@ export function createExplain(looks: Looks, config: Config) {
       ...reach,
       // A publish is answered at once: nobody is ever told that the first one is still running.
       factsStored: 0,
-      refusal: (await noReplica(push, groupTag(push.group))) ?? full,
+      refusal: (await inTheWay(push, groupTag(push.group))) ?? full,
       parked: false,
       lifeMs: historyMs,
     };

@@ -97,7 +97,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     inspect,
     list: (query) => registry.list(query),
     connectionsOf: (userId) => registry.ofUser(userId),
-    explain: createExplain(stores, config),
+    explain: createExplain(stores, config, (tag) => memory.admit(tag, 0)),
     async pending(connectionId, query) {
       await inspect(connectionId);
       const { nowMs, sent, more, rows } = await log.pending(

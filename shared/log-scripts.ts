@@ -27,15 +27,17 @@ local ms = math.floor(us / 1000)
  * found on read; who finds it ends it.
  */
 const liveness = `
-local function refuse(state, lease, resume)
+local function refuse(state, lease, till, resume)
   if state == 'open' then
     if ms > tonumber(lease) and ms > tonumber(lease) + tonumber(resume) then return {'lapsed'} end
     return nil
   end
   if not state then return {'not_found'} end
-  local r = redis.call('HMGET', KEYS[1], 'until', 'ended', 'reason')
-  if state == 'ended' then return {'ended', r[2], r[3] or ''} end
-  if ms > tonumber(r[1]) then return {'lapsed'} end
+  if state == 'ended' then
+    local r = redis.call('HMGET', KEYS[1], 'ended', 'reason')
+    return {'ended', r[1], r[2] or ''}
+  end
+  if ms > tonumber(till) then return {'lapsed'} end
   return nil
 end
 `;
@@ -147,7 +149,7 @@ local ms = tonumber(now)
 /** What an append reads of its connection. */
 const known = (more = "") => `
 local field = 'p:' .. ARGV[1]
-local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', field${more})
+local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag', 'total', 'trimmed', field, 'until'${more})
 `;
 
 /**
@@ -171,7 +173,7 @@ function appendLua(size: "plain" | "full" | "one of many"): string {
   const fullOnly = (lua: string) => (full ? lua : "");
   return `${one ? "" : `${names}${clock}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}${known(fullOnly(", 'readTo'"))}`}
 if c[1] ~= 'open' or now > c[2] then
-  local no = refuse(c[1], c[2], ARGV[8])
+  local no = refuse(c[1], c[2], c[9], ARGV[8])
   if no then return no end
 ${fullOnly("  if ARGV[16] == '1' then return {'not_open'} end")}
 end
@@ -286,7 +288,7 @@ if ARGV[9] ~= '-' and status == 'queued' then
   local old = redis.call('HGET', KEYS[5], ARGV[9])
   redis.call('HSET', KEYS[5], ARGV[9], id)
   -- With a live owner the owner decides, when it reads; without one only what no owner was given may go.
-  if old and heard == 0 and tonumber(old) > tonumber(c[9] or 0) and drop(old) then
+  if old and heard == 0 and tonumber(old) > tonumber(c[10] or 0) and drop(old) then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
     news('f')
   end
@@ -410,8 +412,8 @@ export const scheduleScript: Script = {
   name: "bridgeSchedule",
   keys: 4,
   lua: `${prelude}${liveness}${idempotency}
-local c = redis.call('HMGET', KEYS[1], 'state', 'lease')
-local no = refuse(c[1], c[2], ARGV[7])
+local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'until')
+local no = refuse(c[1], c[2], c[3], ARGV[7])
 if no then return no end
 local again = replay(KEYS[3], ARGV[4])
 if again then return again end

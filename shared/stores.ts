@@ -9,7 +9,7 @@ import type { Logger } from "./logging.js";
 import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
-import { RedisLink } from "./redis.js";
+import { RedisLink, type Script } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts } from "./registry.js";
 import { Replies, replyScripts } from "./replies.js";
@@ -21,6 +21,21 @@ import { WebhookQueue } from "./webhook-queue.js";
 
 /** What the webhook answered is kept for so much longer than a client may be away, milliseconds. */
 const answerMarginMs = 60_000;
+
+/** Every script of ours: a Redis link knows those that it was made with. */
+export const scripts: readonly Script[] = [
+  ...logScripts,
+  ...registryScripts,
+  ...eventScripts,
+  ...laneScripts,
+  ...fanoutScripts,
+  ...membershipScripts,
+  ...replicationScripts,
+  ...userScripts,
+  ...replyScripts,
+  ...answerScripts,
+  accuseScript,
+];
 
 export interface Stores {
   redis: RedisLink;
@@ -49,23 +64,7 @@ export function openStores(
   config: Config & Pick<EventsOptions, "standstillMs">,
   logger: Logger,
 ): Stores {
-  const redis = new RedisLink(
-    config.redisUrl,
-    [
-      ...logScripts,
-      ...registryScripts,
-      ...eventScripts,
-      ...laneScripts,
-      ...fanoutScripts,
-      ...membershipScripts,
-      ...replicationScripts,
-      ...userScripts,
-      ...replyScripts,
-      ...answerScripts,
-      accuseScript,
-    ],
-    logger,
-  );
+  const redis = new RedisLink(config.redisUrl, scripts, logger);
   const memory = new RedisMemory(redis, config.redisMemoryHigh, logger);
   void memory.look();
   const webhooks = new WebhookQueue(redis, logger);

@@ -206,6 +206,10 @@ t.test("a full Redis", async (t) => {
     t.equal(refused.statusCode, 503);
     t.match(refused.headers["retry-after"], /^[1-9]\d*$/);
 
+    const explained = await backend.push(first.connectionId, "new", {
+      query: "?explain=1",
+    });
+    t.match(explained.json(), { status: 503, problem: { code: "redis_full" } });
     const again = await backend.push(first.connectionId, "keyed", keyed);
     t.equal(again.status, 202, "what was taken before is not denied");
     t.equal(again.headers["idempotency-replayed"], "true");

@@ -165,13 +165,6 @@ t.test(
   async (t) => {
     const cases: [unknown, string][] = [
       [new BridgeError("log_full"), "log_full"],
-      [
-        Object.assign(new Error("x"), {
-          code: "FST_ERR_CTP_INVALID_MEDIA_TYPE",
-          statusCode: 415,
-        }),
-        "unsupported_media_type",
-      ],
       [Object.assign(new Error("x"), { statusCode: 400 }), "bad_request"],
       [Object.assign(new Error("x"), { statusCode: 503 }), "internal"],
       [new TypeError("x"), "internal"],

@@ -3,6 +3,8 @@ import t from "tap";
 import type { Config } from "../../shared/config.js";
 import { createExplain } from "../../http-fn/explain.js";
 import type { Publish, Push, UserPush } from "../../http-fn/bridge.js";
+import type { BridgeError } from "../../shared/errors.js";
+import { redisFull } from "../../shared/full.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
 import {
@@ -44,10 +46,10 @@ async function everything({ redis }: World): Promise<string[]> {
 t.test("a push explained", async (t) => {
   const { url } = await singleRedis(t);
   const world = await startWorld(t, url, { maxMessages: 2 });
-  const explain = createExplain(world, {
-    logMaxMessages: 2,
-    logMaxBytes: 1_000_000,
-  } as Config);
+  let noRoom: BridgeError | undefined;
+  const admit = () => (noRoom ? Promise.reject(noRoom) : undefined);
+  const config = { logMaxMessages: 2, logMaxBytes: 1_000_000 } as Config;
+  const explain = createExplain(world, config, admit);
   const { connectionId: id } = await world.registry.prepare({ userId: "u" });
   const { connectionId: prepared } = await world.registry.prepare({
     userId: "u",
@@ -116,6 +118,13 @@ t.test("a push explained", async (t) => {
     problem: { code: "no_replica" },
   });
 
+  noRoom = redisFull();
+  for (const push of [to(id), toUser("u")])
+    t.match(await explain(push), {
+      status: 503,
+      problem: { code: "redis_full" },
+    });
+  noRoom = undefined;
   t.match(await explain(toUser("u")), {
     status: 202,
     parked: false,
@@ -145,10 +154,10 @@ t.test("a publish explained", async (t) => {
     maxMessages: 1,
     historyMs: 30_000,
   });
-  const explain = createExplain(world, {
-    groupHistoryMessages: 7,
-    groupHistoryBytes: 8,
-  } as Config);
+  const config = { groupHistoryMessages: 7, groupHistoryBytes: 8 } as Config;
+  let noRoom: BridgeError | undefined;
+  const admit = () => (noRoom ? Promise.reject(noRoom) : undefined);
+  const explain = createExplain(world, config, admit);
   const group = (more: Partial<Publish> = {}): Publish => ({
     ...message,
     group: "room",
@@ -248,5 +257,16 @@ t.test("a publish explained", async (t) => {
   t.match(await explain(group({ idempotency: { ...key, key: "l" } })), {
     idempotency: "new",
   });
+  noRoom = redisFull({ limit: 1, actual: 2 });
+  t.match(await explain(group()), {
+    status: 503,
+    problem: { code: "redis_full" },
+    members: { total: 3 },
+  });
+  t.match(await explain(group({ idempotency: key })), {
+    status: 202,
+    idempotency: "replay",
+  });
+  noRoom = undefined;
   t.same(await everything(world), before, "nothing was stored or changed");
 });

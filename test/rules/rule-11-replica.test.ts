@@ -25,7 +25,10 @@ const quiet = createLogger("test", "silent");
 const longMs = 20_000;
 const shortMs = 700;
 
-async function append(world: World, id: string): Promise<Held> {
+async function append(
+  world: World,
+  id: string,
+): Promise<Extract<Held, { connectionId: string }>> {
   const { place } = await world.log.append(push(id, "x"));
   return { connectionId: id, place };
 }

@@ -89,7 +89,11 @@ for (const [name, { url }] of Object.entries({ single, cluster })) {
 
     t.test("each has its own outcome", async (t) => {
       const { gathering } = gatheringOf(world);
-      await world.registry.end(c, { reason: "closed_by_backend" });
+      await world.registry.end(c, {
+        reason: "closed_by_backend",
+        code: 4510,
+        words: "",
+      });
       const nobody = `c_${"0".repeat(22)}`;
       const full = Array.from({ length: 12 }, () => a);
       t.same(

@@ -23,6 +23,7 @@ import {
   connect,
   patience,
   startWorld,
+  type Client,
   type World,
 } from "../fixtures/world.js";
 
@@ -519,5 +520,61 @@ t.test(
     t.match(await world.users.push(to(userId, "x")), { recipients: 0 });
     t.same(await world.registry.ofUser(userId), []);
     t.equal(await world.redis.command("EXISTS", list), 0);
+  },
+);
+
+t.test(
+  "pushes that do not wait for one another keep their order",
+  async (t) => {
+    const { url } = await singleRedis(t);
+    const world = await startWorld(t, url);
+    const userId = someone();
+    /** As a batch does it: the next one starts as soon as this one cannot be overtaken any more. */
+    const pushAll = async (from: number, total: number) => {
+      const pushed: Promise<unknown>[] = [];
+      let early = 0;
+      for (let n = from; n < from + total; n++) {
+        let settled = false;
+        await new Promise<void>((resolve) => {
+          const one = world.users
+            .push(to(userId, `${n}`), () => {
+              if (!settled) early += 1;
+              resolve();
+            })
+            .finally(() => {
+              settled = true;
+              resolve();
+            });
+          pushed.push(one);
+        });
+      }
+      await Promise.all(pushed);
+      return early;
+    };
+    t.equal(
+      await pushAll(0, 5),
+      0,
+      "with nobody there each waits for the last",
+    );
+    const clients: Client[] = [];
+    const arriving = (async () => {
+      for (let n = 0; n < 3; n++)
+        clients.push(await connect(t, world, await prepareFor(world, userId)));
+    })();
+    await pushAll(5, 100);
+    await arriving;
+    t.equal(await pushAll(105, 50), 50, "with somebody there none does");
+    let first = 0;
+    for (const { socket } of clients) {
+      const got = () => socket.messages.map(Number);
+      await until(() => got().at(-1) === 154, patience);
+      t.same(
+        got(),
+        [...got()].sort((a, b) => a - b),
+        "in order, wherever it began",
+      );
+      first += got().filter((n) => n < 5).length;
+    }
+    t.equal(first, 5, "what waited came to one of them");
   },
 );
