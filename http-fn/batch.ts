@@ -291,6 +291,17 @@ const usualType = ({ dataBase64, json }: Content): string =>
       ? "application/octet-stream"
       : "text/plain";
 
+/** JSON as text. Its reader takes any depth, its writer does not. */
+function written(json: unknown, pointer: string): string {
+  try {
+    return JSON.stringify(json);
+  } catch {
+    throw new BridgeError("invalid_body", {
+      errors: [{ pointer: `${pointer}/json`, message: "is nested too deeply" }],
+    });
+  }
+}
+
 /** The bytes of the message. Throws what a single push with them would. */
 function bodyOf(
   { data, dataBase64, json }: Content,
@@ -313,7 +324,7 @@ function bodyOf(
         errors: [{ pointer: `${pointer}/dataBase64`, message: "is no base64" }],
       });
   } else {
-    const text = json === undefined ? (data ?? "") : JSON.stringify(json);
+    const text = json === undefined ? (data ?? "") : written(json, pointer);
     // Half of a surrogate pair has no UTF-8 form; it would arrive as another character.
     if (/\p{Surrogate}/u.test(text))
       throw new BridgeError("invalid_utf8", {

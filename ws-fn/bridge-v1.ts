@@ -190,6 +190,9 @@ function read(data: Buffer, binary: boolean): Said {
     return violation("the frame is not JSON");
   }
   const ref = typeof said["ref"] === "string" ? said["ref"] : undefined;
+  // Left without a result, its sender would wait for ever.
+  if (said["ref"] !== undefined && ref === undefined)
+    return violation("a ref is text");
   switch (said["type"]) {
     case "ack": {
       const { seq, groups } = said as { seq: unknown; groups: unknown };
