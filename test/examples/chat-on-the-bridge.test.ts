@@ -370,10 +370,14 @@ t.test("the chat room on the bridge, in a real browser", async (t) => {
 
   await t.test("clean up: by the button, at once", async (t) => {
     const closed = closings();
+    await ann.page.selectOption("#to", { label: "Only Bob" });
     await bob.page.click("#leave");
     await bob.page.getByText("You have left.").waitFor();
     await ann.hears("Bob has left");
     await ann.sees(["Ann you", "Cid", "Eve"]);
+    await ann.says("for you only", "Only Bob (gone)");
+    await ann.hears("Not sent: Bob has left.");
+    t.notOk((await cid.said()).some((line) => /for you only/.test(line)));
     t.same(await closed(), [{ statusCode: 200, closeCode: 1000 }]);
     await bob.enter("Bob");
     await ann.sees(["Ann you", "Cid", "Eve", "Bob"]);

@@ -277,10 +277,9 @@ function store(value) {
 // What is said
 
 async function sayTo(userId, text) {
-  const to = members.find((member) => member.userId === userId);
   const bytes = globalThis.crypto.getRandomValues(new Uint32Array(4));
   const line = {
-    ...{ kind: "direct", own: true, to: to?.name ?? "", text },
+    ...{ kind: "direct", own: true, to: userId.split("#", 1)[0], text },
     ...{ at: new Date().toISOString(), note: ON_ITS_WAY },
   };
   const asked = session;
