@@ -290,7 +290,14 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       throw new BridgeError("not_found", {
         hint: "/docs lists what there is.",
       });
-    throw new BridgeError("method_not_allowed", { allow });
+    // A message posted to whom it is for: one word is missing.
+    const messages = `${request.url.split("?", 1)[0]}/messages`;
+    const isPush =
+      request.method === "POST" && methodsAt(messages)?.includes("POST");
+    throw new BridgeError("method_not_allowed", {
+      allow,
+      ...(isPush && { hint: "Messages go to …/messages." }),
+    });
   });
 
   sayFarewell(app, {

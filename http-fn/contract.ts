@@ -355,6 +355,10 @@ function readParameters(
         ]);
         continue;
       }
+      if (Array.isArray(text)) {
+        (mistakes ??= new Mistakes()).twice(`/query/${name}`);
+        continue;
+      }
       const { value, errors } = reader.read(text);
       if (errors)
         (mistakes ??= new Mistakes()).add(`/query/${name}`, errors, value);
@@ -384,6 +388,10 @@ class Mistakes {
         ? "this operation has no parameters"
         : `known are ${known.join(", ")}`;
     this.#errors.push({ pointer: where, message });
+  }
+
+  twice(where: string): void {
+    this.#errors.push({ pointer: where, message: "is given more than once" });
   }
 
   differs(name: string, headers: readonly Reader[]): void {

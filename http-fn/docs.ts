@@ -255,6 +255,7 @@ h1 { margin-bottom: 0; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--l
 h3 { margin: 2rem 0 .25rem; } small, .retry, .scope { opacity: .7; font-weight: normal; }
 .lead { font-size: 1.2rem; margin-top: 0; } nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
 code { font: .9em ui-monospace, monospace; } .route { font-weight: bold; }
+h3, p, li { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; margin: .75rem 0; font-size: .92rem; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
 .anchor { text-decoration: none; opacity: .35; margin-left: -1.1em; } section { scroll-margin-top: 1rem; } section:target { outline: 2px solid; outline-offset: .4rem; }

@@ -94,7 +94,9 @@ function groupOf(request: FastifyRequest): string {
       "/path/group",
       "must be a group's name: 1 to 128 letters, digits and _ . ~ @ + = -",
       group.startsWith("$")
-        ? { hint: "To everybody is POST /v1/broadcast." }
+        ? {
+            hint: "To everybody is POST /v1/broadcast; all connections are GET /v1/connections.",
+          }
         : {},
     );
   return group;

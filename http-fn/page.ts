@@ -117,12 +117,13 @@ function address(connectionId) {
 }
 
 let count = 0;
-function show({ contentType, text, bytes }) {
+function show({ contentType, text, bytes, group }) {
   const item = document.createElement("li");
   const facts = item.appendChild(document.createElement("div"));
   facts.className = "facts";
   const type = facts.appendChild(document.createElement("span"));
-  type.textContent = bytes ? contentType + ", " + bytes.length + " bytes" : contentType;
+  const to = group === undefined ? "" : group === "$all" ? ", to everybody" : ", to group " + group;
+  type.textContent = contentType + (bytes ? ", " + bytes.length + " bytes" : "") + to;
   const time = facts.appendChild(document.createElement("time"));
   const now = new Date();
   time.dateTime = now.toISOString();

@@ -4,6 +4,8 @@
  *
  *   --url <ws://host/ws>   default BRIDGE_URL, then the local stack
  *   --token <jwt>          default none: anonymous, which a stack without keys allows
+ *   --user <id>            as this user: asks the stack for a connection of theirs (with BRIDGE_API_KEY where it has keys)
+ *   --group <name>         likewise as a member of this group; may be given more than once
  *   --raw                  a plain WebSocket client instead of bridge.v1.json: no resume, no acks
  */
 
@@ -23,15 +25,54 @@ function printBytes(bytes: Uint8Array): void {
   print(`[${bytes.length} bytes as base64] ${base64}`);
 }
 
+/** Who listens: an anonymous connection has neither user nor groups. */
+interface Wish {
+  user?: string | undefined;
+  group?: string[] | undefined;
+}
+
+let wish: Wish = {};
+
+const httpOrigin = (url: string): string =>
+  new URL(url.replace(/^ws/, "http")).origin;
+
 function printAddress(url: string, connectionId: string): void {
-  const { origin } = new URL(url.replace(/^ws/, "http"));
   const key = process.env["BRIDGE_API_KEY"]
     ? ' -H "Authorization: Bearer $BRIDGE_API_KEY"'
     : "";
   print(connectionId);
-  console.error(
-    `push with: curl${key} -d hello ${origin}/v1/connections/${connectionId}/messages`,
+  const paths = [
+    `connections/${connectionId}`,
+    ...(wish.user === undefined ? [] : [`users/${inPath(wish.user)}`]),
+    ...(wish.group ?? []).map((name) => `groups/${inPath(name)}`),
+  ];
+  for (const path of paths)
+    console.error(
+      `push with: curl${key} -d hello ${httpOrigin(url)}/v1/${path}/messages`,
+    );
+}
+
+/** As part of a path that a shell is given: an apostrophe would end what it quotes. */
+const inPath = (name: string): string =>
+  encodeURIComponent(name).replace(
+    /[!'()*]/g,
+    (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`,
   );
+
+/** The token of a connection that is made for this listener. */
+async function prepare(url: string): Promise<string> {
+  const key = process.env["BRIDGE_API_KEY"];
+  const answer = await fetch(`${httpOrigin(url)}/v1/connections`, {
+    method: "POST",
+    headers: {
+      "Content-Type": "application/json",
+      ...(key === undefined ? {} : { Authorization: `Bearer ${key}` }),
+    },
+    body: JSON.stringify({ userId: wish.user, groups: wish.group }),
+  });
+  const body = (await answer.json()) as Record<string, string>;
+  if (answer.ok) return body["token"] ?? "";
+  throw new Error(`${body["code"]}: ${body["detail"] ?? body["title"]}`);
 }
 
 /** Both listeners return what ends them. */
@@ -95,17 +136,29 @@ function listenRaw(
   };
 }
 
-function main(): void {
-  const { values } = parseArgs({
-    options: {
-      url: { type: "string" },
-      token: { type: "string" },
-      raw: { type: "boolean", default: false },
-    },
-  });
+const USAGE =
+  "usage: npm run listen -- [--user id] [--group name]… [--url ws://host/ws] [--token jwt] [--raw]";
+
+const OPTIONS = {
+  url: { type: "string" },
+  token: { type: "string" },
+  user: { type: "string" },
+  group: { type: "string", multiple: true },
+  raw: { type: "boolean", default: false },
+  help: { type: "boolean", default: false },
+} as const;
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: OPTIONS });
+  if (values.help) return console.log(USAGE);
   const url =
     values.url ?? process.env["BRIDGE_URL"] ?? "ws://127.0.0.1:8080/ws";
-  const end = (values.raw ? listenRaw : listen)(url, values.token);
+  wish = { user: values.user, group: values.group };
+  const isSomebody = wish.user !== undefined || wish.group !== undefined;
+  if (isSomebody && values.token !== undefined)
+    throw new Error("a token says already who it is for");
+  const token = isSomebody ? await prepare(url) : values.token;
+  const end = (values.raw ? listenRaw : listen)(url, token);
   const stop = (): void => void end().then(() => process.exit());
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, stop);
@@ -117,9 +170,12 @@ function main(): void {
   process.channel?.unref();
 }
 
-try {
-  main();
-} catch (error) {
-  console.error((error as Error).message);
+main().catch((error: Error) => {
+  // fetch hides what went wrong ("fetch failed") in the cause.
+  const { message, cause } = error;
+  console.error(
+    cause instanceof Error ? `${message}: ${cause.message}` : message,
+  );
+  if (error instanceof TypeError && "code" in error) console.error(USAGE);
   process.exitCode = 1;
-}
+});

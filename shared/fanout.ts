@@ -152,9 +152,9 @@ const fromWord = (from: Publisher | undefined): string =>
   from ? `u${encodeURIComponent(from.userId ?? "")}` : "-";
 
 const parseFrom = (word: string): Publisher | undefined =>
-  word === "-"
-    ? undefined
-    : { userId: decodeURIComponent(word.slice(1)) || null };
+  word.startsWith("u")
+    ? { userId: decodeURIComponent(word.slice(1)) || null }
+    : undefined;
 
 /** Reads an entry: its header (fanout-scripts.ts), its selection and its body. */
 function parseEntry(

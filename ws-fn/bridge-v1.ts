@@ -232,6 +232,9 @@ function read(data: Buffer, binary: boolean): Said {
     return violation("the frame is not JSON");
   }
   const ref = typeof said["ref"] === "string" ? said["ref"] : undefined;
+  // Left without a result, its sender would wait for ever.
+  if (said["ref"] !== undefined && ref === undefined)
+    return violation("a ref is text");
   if (ref !== undefined && (ref.length === 0 || ref.length > refMax))
     return violation(`a ref has 1 to ${refMax} characters`);
   switch (said["type"]) {

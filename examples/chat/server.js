@@ -306,7 +306,9 @@ async function follow() {
       }
     } catch (error) {
       if (wasReached)
-        console.error(`the bridge at ${BRIDGE.origin}: ${why(error)}`);
+        console.error(
+          `the bridge does not answer at ${BRIDGE.origin} (${why(error)}); does npm start run?`,
+        );
       wasReached = false;
     } finally {
       clearTimeout(timer);
@@ -370,7 +372,7 @@ async function answer(request, response) {
   if (env.HOST === undefined && !LOOPBACK.test(request.headers.host ?? ""))
     throw new Refusal(403, "Please ask for localhost.");
   const file = FILES[path];
-  if (file && request.method === "GET") {
+  if (file && /^(GET|HEAD)$/.test(request.method)) {
     const text = await readFile(new URL(`page/${file[0]}`, import.meta.url));
     response.writeHead(200, { ...HEADERS, "content-type": file[1] }).end(text);
     return;

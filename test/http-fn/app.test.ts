@@ -75,6 +75,25 @@ t.test("pages may load nothing from elsewhere", async (t) => {
   }
 });
 
+t.test("who forgets /messages is reminded of it", async (t) => {
+  const { app } = setup(t);
+  for (const [url, hint] of [
+    ["/v1/users/ann", "Messages go to …/messages."],
+    ["/v1/groups/room?ttl=1", "Messages go to …/messages."],
+    ["/v1/connections/c_0000000000000000000000", "Messages go to …/messages."],
+    ["/v1/messages/m_1", undefined],
+  ] as const) {
+    const answer = await app.inject({
+      method: "POST",
+      url,
+      headers,
+      payload: "x",
+    });
+    t.equal(answer.statusCode, 405, url);
+    t.equal(answer.json<Problem>().hint, hint, url);
+  }
+});
+
 t.test(
   "an unknown path is a 404 problem, an unknown method 405 with Allow",
   async (t) => {

@@ -123,6 +123,19 @@ t.test("one result per item, in order, each with its own status", async (t) => {
   t.match(fake.bridge.pushes[1], { ttlSeconds: 7, topic: "score" });
 });
 
+t.test("JSON nested deeper than it can be written is 400", async (t) => {
+  const fake = setup(t);
+  const deep = (depth: number) =>
+    `{"to":{"user":"u"},"json":${"[".repeat(depth)}${"]".repeat(depth)}}\n`;
+  const response = await post(fake, deep(1_000) + deep(200_000));
+  const [fine, tooDeep] = parse(response.body);
+  t.match(fine, { status: 202 });
+  t.match(tooDeep, {
+    status: 400,
+    problem: { code: "invalid_body", errors: [{ pointer: "/body/1/json" }] },
+  });
+});
+
 t.test("a JSON array, and the forms of the answer", async (t) => {
   const fake = setup(t);
   const to = { connection: fake.bridge.connect() };

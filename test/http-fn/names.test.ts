@@ -160,6 +160,18 @@ t.test("what is wrong is said in words, not as a pattern", async (t) => {
       "/body/0 give one of data, dataBase64 and json, not two",
     ],
     [
+      await get("/v1/groups/g?cursor=zzz"),
+      "/query/cursor must be the next of the page before",
+    ],
+    [
+      await get("/v1/connections?cursor=zzz"),
+      "/query/cursor must be the next of the page before",
+    ],
+    [
+      await get("/v1/groups/g?limit=1&limit=2"),
+      "/query/limit is given more than once",
+    ],
+    [
       await item({ to: { user: "u" }, dataBase64: "!" }),
       "/body/0/dataBase64 is no base64",
     ],

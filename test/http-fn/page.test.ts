@@ -75,6 +75,14 @@ t.test("the page", async (t) => {
       contentType: "image/png",
       dataBase64: Buffer.alloc(70, 0xab).toString("base64"),
     });
+    for (const [group, offset] of [
+      ["room", 3],
+      ["$all", 4],
+    ])
+      say({
+        ...{ type: "message", id: `m_${offset}`, group, epoch: "e", offset },
+        ...{ contentType: "text/plain", data: "to many" },
+      });
   });
 
   const page = await browser.newPage();
@@ -82,7 +90,7 @@ t.test("the page", async (t) => {
   page.on("console", (line) => complaints.push(line.text()));
   page.on("pageerror", (error) => complaints.push(String(error)));
   await page.goto(`http://127.0.0.1:${port}/#token=a.b.c`);
-  await page.waitForFunction("document.querySelectorAll('li').length === 2");
+  await page.waitForFunction("document.querySelectorAll('li').length === 4");
 
   t.match(protocols, /bearer\.a\.b\.c$/, "the token after # is used");
   t.equal(await page.textContent("#state"), "open");
@@ -91,13 +99,23 @@ t.test("the page", async (t) => {
     await page.textContent("#curl"),
     `curl -H "Authorization: Bearer $KEY" -d hello http://127.0.0.1:${port}/v1/connections/c_page/messages`,
   );
-  t.equal(await page.textContent("#count"), "2");
+  t.equal(await page.textContent("#count"), "4");
   t.equal(await page.textContent("li:last-child pre"), "<b>not bold</b>");
-  t.equal(
-    await page.textContent("li:first-child .facts span"),
-    "image/png, 70 bytes",
+  t.same(
+    await page.$$eval("li .facts span", (all) =>
+      all.map(({ textContent }) => textContent),
+    ),
+    [
+      "text/plain, to everybody",
+      "text/plain, to group room",
+      "image/png, 70 bytes",
+      "text/html",
+    ],
   );
-  t.equal(await page.textContent("li:first-child pre"), `${"ab ".repeat(64)}…`);
+  t.equal(
+    await page.textContent("li:nth-child(3) pre"),
+    `${"ab ".repeat(64)}…`,
+  );
   t.same(complaints, [], "no error, and nothing against the policy");
 
   await page.goto("about:blank");

@@ -315,6 +315,32 @@ t.test("without offsets a client comes back to its acks", async (t) => {
   t.match(place(again, group), { recovered: true, offset: first?.["offset"] });
 });
 
+t.test("who published is known from the history, too", async (t) => {
+  const { world, group } = await start(t);
+  const begin = await world.fanout.hold(group, [], { spanMs: 1 });
+  const writers = [
+    undefined,
+    { userId: null },
+    { userId: "u" },
+    { userId: "- 1 ü\u{1f600}%20" },
+  ];
+  for (const from of writers)
+    await world.fanout.publish({
+      ...{ group, body: Buffer.from("x"), binary: false, ttlSeconds: 60 },
+      contentType: "text/plain; charset=utf-8",
+      ...(from && { from }),
+    });
+  const { rows } = await world.fanout.read(group, begin);
+  t.same(
+    rows.map(({ from }) => from),
+    writers,
+  );
+  t.same(
+    [...new Set(rows.map(({ contentType }) => contentType))],
+    ["text/plain; charset=utf-8"],
+  );
+});
+
 t.test("a member that does not read costs no memory", async (t) => {
   const { enter, prepare, say, group } = await start(t);
   const client = await enter(await prepare());

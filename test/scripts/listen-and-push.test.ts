@@ -2,7 +2,7 @@
 
 import { once } from "node:events";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { connect as connectTo, type AddressInfo } from "node:net";
 import t, { type Test } from "tap";
 import { WebSocketServer } from "ws";
 import { startProcess } from "../../scripts/lab/processes.js";
@@ -62,6 +62,77 @@ t.test("listen", async (t) => {
     t.same(listener.logs, [
       "the server refused: status 401: unauthorized, no token",
     ]);
+  });
+
+  t.test(
+    "as a user and member of groups it asks for a connection",
+    async (t) => {
+      const server = await startScriptedBridge(t);
+      const asked: unknown[] = [];
+      let status = 201;
+      const http = createServer((request, response) => {
+        void request.toArray().then((chunks) => {
+          asked.push(JSON.parse(Buffer.concat(chunks as Buffer[]).toString()));
+          response.writeHead(status);
+          response.end(
+            status === 201
+              ? '{"token":"a.b.c"}'
+              : '{"code":"invalid_body","detail":"/body/userId is no user ID"}',
+          );
+        });
+      });
+      // One address for both, as the stack has it: sockets go on to the scripted bridge.
+      const { port: ws } = new URL(server.url);
+      http.on("upgrade", (request, socket) => {
+        const onward = connectTo(Number(ws), "127.0.0.1");
+        onward.write(
+          [
+            `GET ${request.url} HTTP/1.1`,
+            ...request.rawHeaders.flatMap((name, at) =>
+              at % 2 === 0 ? [`${name}: ${request.rawHeaders[at + 1]}`] : [],
+            ),
+            "\r\n",
+          ].join("\r\n"),
+        );
+        socket.pipe(onward).pipe(socket);
+        for (const end of [socket, onward]) end.on("error", () => undefined);
+      });
+      http.listen(0, "127.0.0.1");
+      t.teardown(() => http.close());
+      await once(http, "listening");
+      const { port } = http.address() as AddressInfo;
+      const args = ["--url", `ws://127.0.0.1:${port}/ws`, "--user", "ann o'x"];
+      const listener = await listen(t, ...args, "--group", "g", "--group", "h");
+      await listener.waitForLine(/^c_scripted$/);
+      await listener.waitForLine(/groups\/h/);
+      t.same(asked, [{ userId: "ann o'x", groups: ["g", "h"] }]);
+      t.same(
+        listener.logs
+          .filter((line) => line.startsWith("push with: "))
+          .map((line) => line.replace(/.*\/v1\//, "")),
+        [
+          "connections/c_scripted/messages",
+          "users/ann%20o%27x/messages",
+          "groups/g/messages",
+          "groups/h/messages",
+        ],
+      );
+      await listener.stop();
+
+      status = 400;
+      const refused = await listen(t, ...args);
+      t.match(await refused.exited, { code: 1 });
+      t.same(refused.logs, ["invalid_body: /body/userId is no user ID"]);
+    },
+  );
+
+  t.test("says how it is used", async (t) => {
+    const help = await listen(t, "--help");
+    t.match(await help.exited, { code: 0 });
+    t.match(help.logs, [/^usage: npm run listen/]);
+    const wrong = await listen(t, "--usr", "ann");
+    t.match(await wrong.exited, { code: 1 });
+    t.match(wrong.logs.join("\n"), /--usr.*\nusage: /s);
   });
 
   t.test("--raw takes every frame as it is", async (t) => {

@@ -289,6 +289,7 @@ t.test("what clients say", async (t) => {
     "[]",
     "7",
     '"ack"',
+    { type: "join", group: "g", ref: 5 },
     {},
     { type: "nonsense" },
     { type: "ack" },

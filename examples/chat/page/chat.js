@@ -19,12 +19,14 @@ import {
 
 const { document, sessionStorage, fetch, setTimeout, clearTimeout } =
   globalThis;
-const { setInterval, clearInterval } = globalThis;
+const { setInterval, clearInterval, location } = globalThis;
 
 /** A socket that moves to another instance is back sooner than this, ms; the person need not know. */
 const UNNOTICED_MS = 800;
 /** While the line is gone the backend is asked this often, ms, whether the place is still kept: a browser tells no page why a socket was refused. */
 const STILL_THERE_MS = 3_000;
+/** A first connection that takes longer than a cold start, ms, has a reason. */
+const HINT_MS = 6_000;
 const LINES_KEPT = 200;
 const TEXT_MAX = 2_000;
 const STORE = "chat";
@@ -40,7 +42,13 @@ let members = [];
 let seen = new Set();
 let lineGoneAt;
 let unread = 0;
-const timers = { notice: undefined, still: undefined };
+const timers = { notice: undefined, still: undefined, hint: undefined };
+
+function stopTimers() {
+  clearTimeout(timers.notice);
+  clearInterval(timers.still);
+  clearTimeout(timers.hint);
+}
 
 // In and out
 
@@ -103,6 +111,14 @@ async function openLine() {
   at("mouth").inert = false;
   at("here").hidden = true;
   showStatus("connecting", "Connecting…");
+  timers.hint = setTimeout(() => {
+    showStatus("connecting", "No connection yet, still trying…");
+    timers.still = setInterval(stillThere, STILL_THERE_MS);
+    // A browser tells no page why a socket was refused.
+    console.warn(
+      `If this lasts: a bridge with API keys has to allow ${location.origin} in its ALLOWED_ORIGINS.`,
+    );
+  }, HINT_MS);
   // The library comes from the bridge; the token goes as a subprotocol, which stays out of access logs.
   const address = new URL(url);
   address.searchParams.delete("token");
@@ -128,8 +144,7 @@ async function openLine() {
 /** Back to the door. What was said goes with the session. */
 function leave(message) {
   const name = session?.name;
-  clearTimeout(timers.notice);
-  clearInterval(timers.still);
+  stopTimers();
   outbox?.stop();
   void bridge?.close();
   bridge = outbox = session = lineGoneAt = undefined;
@@ -140,8 +155,7 @@ function leave(message) {
 /** The connection's state; short absences are not worth a word. */
 function onState(state) {
   if (state === "open") {
-    clearTimeout(timers.notice);
-    clearInterval(timers.still);
+    stopTimers();
     if (lineGoneAt !== undefined) {
       const seconds = Math.round((Date.now() - lineGoneAt) / 1_000);
       lineGoneAt = undefined;
@@ -153,8 +167,7 @@ function onState(state) {
     outbox.run();
   } else if (state === "resuming") {
     lineGoneAt = Date.now();
-    clearTimeout(timers.notice);
-    clearInterval(timers.still);
+    stopTimers();
     timers.notice = setTimeout(
       () => showStatus("away", "Line lost, coming back…"),
       UNNOTICED_MS,
@@ -277,10 +290,9 @@ function store(value) {
 // What is said
 
 async function sayTo(userId, text) {
-  const to = members.find((member) => member.userId === userId);
   const bytes = globalThis.crypto.getRandomValues(new Uint32Array(4));
   const line = {
-    ...{ kind: "direct", own: true, to: to?.name ?? "", text },
+    ...{ kind: "direct", own: true, to: userId.split("#", 1)[0], text },
     ...{ at: new Date().toISOString(), note: ON_ITS_WAY },
   };
   const asked = session;

@@ -43,6 +43,7 @@ export function showRoom(room, name) {
   at("lines").replaceChildren();
   lineBefore = undefined;
   at("pending").replaceChildren();
+  at("to").replaceChildren();
   at("people").classList.remove("shown");
   at("text").focus();
 }
@@ -166,6 +167,7 @@ export function showPending(messages, retry) {
 
 export function showMembers(members, own) {
   const chosen = at("to").value;
+  const chosenName = at("to").selectedOptions[0]?.dataset.name;
   at("count").textContent = members.length;
   at("members").replaceChildren(
     ...members.map(({ userId, name, away }) => {
@@ -184,11 +186,17 @@ export function showMembers(members, own) {
     }),
   );
   const others = members.filter(({ userId }) => userId !== own);
+  const isGone =
+    chosen !== "" && !others.some(({ userId }) => userId === chosen);
   at("to").replaceChildren(
     option("Everybody", ""),
     ...others.map(({ userId, name }) => option(`Only ${name}`, userId, name)),
+    // What is meant for one must not go to everybody because that one has left meanwhile.
+    ...(isGone
+      ? [option(`Only ${chosenName} (gone)`, chosen, chosenName)]
+      : []),
   );
-  choose(others.some(({ userId }) => userId === chosen) ? chosen : "", false);
+  choose(chosen, false);
 }
 
 function option(text, value, name = "") {
