@@ -120,7 +120,15 @@ t.test("a machine that is too small for so many sockets is told", async (t) => {
 
 t.test("a broadcast that a socket did not get is a fault", (t) => {
   const figures = {
-    ...{ last: 2, p50: 1, cpu: 1, cpuServers: 1, cpuRedis: 0, idle: 0 },
+    ...{
+      last: 2,
+      best: 2,
+      p50: 1,
+      cpu: 1,
+      cpuServers: 1,
+      cpuRedis: 0,
+      idle: 0,
+    },
     faults: [] as string[],
   };
   const round = (last: number, faults: string[] = []): CastRound => ({
