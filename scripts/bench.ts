@@ -11,6 +11,7 @@ import {
   type BatchWorkload,
 } from "./bench/batch.js";
 import {
+  casters,
   castFaults,
   castPage,
   checkRoom,
@@ -143,7 +144,12 @@ async function benchCast(workload: CastWorkload): Promise<CastRounds> {
       console.error(
         `broadcast: round ${round} of ${workload.rounds}, ${sockets} sockets`,
       );
-      measured.push(await bounded(measureCast(workload, sockets, processes)));
+      measured.push(
+        await bounded(
+          measureCast(workload, sockets, processes),
+          casters.length * SYSTEM_TIMEOUT_MS,
+        ),
+      );
     }
   console.log(`\n${castPage(rounds)}`);
   return rounds;

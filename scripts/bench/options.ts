@@ -107,7 +107,7 @@ export function parseOptions(args: string[]): Options | undefined {
               : quick
                 ? [40]
                 : [1_000, 5_000],
-          casts: quick ? 3 : 12,
+          casts: quick ? 2 : 12,
           idleMs: quick ? 500 : 5_000,
           profiles: values.profile,
         }

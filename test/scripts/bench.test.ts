@@ -7,6 +7,13 @@ import path from "node:path";
 
 import t from "tap";
 
+import {
+  casters,
+  castPage,
+  castRatio,
+  checkRoom,
+  type CastRound,
+} from "../../scripts/bench/cast.js";
 import { parseOptions } from "../../scripts/bench/options.js";
 import { medianOf, page, ratios } from "../../scripts/bench/report.js";
 import type { GatewayRound } from "../../scripts/bench/gateway.js";
@@ -22,19 +29,31 @@ import { until } from "../../scripts/lab/until.js";
 /** More than a quick run needs on a busy machine, ms. */
 const QUICK_RUN_MS = 120_000;
 
-t.test("a quick run delivers everything and fills the table", async (t) => {
+/** A quick run of these parts, and where it leaves its figures. What it leaves behind besides would be found in `dir`. */
+async function quick(only: string) {
   const dir = await mkdtemp(path.join(tmpdir(), "bench-test-"));
   t.teardown(() => rm(dir, { recursive: true, force: true }));
   const json = path.join(dir, "result.json");
   const bench = await startProcess(t, {
     args: [
       "dist/scripts/bench.js",
-      ...["--quick", "--only", "bridge,publish"],
+      ...["--quick", "--only", only],
       ...["--json", json],
     ],
-    // What the bench leaves behind would be found here.
     env: { TMPDIR: dir },
   });
+  return { dir, json, bench };
+}
+
+/** Side by side, since most of a quick run is waiting and nobody looks at how fast it was. */
+const runs = {
+  systems: await quick("bridge,publish"),
+  parts: await quick("gateway,jitter"),
+  broadcast: await quick("broadcast"),
+};
+
+t.test("a quick run delivers everything and fills the table", async (t) => {
+  const { dir, json, bench } = runs.systems;
   await bench.waitForLine(/^publish .* exact$/, QUICK_RUN_MS);
   t.same(await bench.exited, { code: 0, signal: null });
 
@@ -58,22 +77,14 @@ t.test("a quick run delivers everything and fills the table", async (t) => {
 });
 
 t.test("the gateway and bad lines are measured", async (t) => {
-  const dir = await mkdtemp(path.join(tmpdir(), "bench-test-"));
-  t.teardown(() => rm(dir, { recursive: true, force: true }));
-  const bench = await startProcess(t, {
-    args: [
-      "dist/scripts/bench.js",
-      ...["--quick", "--only", "gateway,jitter"],
-      ...["--json", path.join(dir, "result.json")],
-    ],
-    env: { TMPDIR: dir },
-  });
+  const { dir, json, bench } = runs.parts;
   await bench.waitForLine(/^one by one p50, gateway/, QUICK_RUN_MS);
   await bench.waitForLine(/^delivered +100 % \(400 of 400\)$/, QUICK_RUN_MS);
   t.same(await bench.exited, { code: 0, signal: null });
-  const result = JSON.parse(
-    await readFile(path.join(dir, "result.json"), "utf8"),
-  ) as { gateway: GatewayRound[]; jitter: JitterResult };
+  const result = JSON.parse(await readFile(json, "utf8")) as {
+    gateway: GatewayRound[];
+    jitter: JitterResult;
+  };
   const [round] = result.gateway;
   t.ok(Number.isFinite(round?.cold));
   for (const way of [round?.direct, round?.gateway])
@@ -84,6 +95,53 @@ t.test("the gateway and bad lines are measured", async (t) => {
   t.ok(jitter.cuts > 0, `${jitter.cuts} cuts`);
   t.ok(Number.isFinite(jitter.reconnect.p99));
   t.same(await readdir(dir), ["result.json"], "its folder is gone");
+});
+
+t.test("one message is cast to many sockets, by both systems", async (t) => {
+  const { dir, json, bench } = runs.broadcast;
+  await bench.waitForLine(/^CPU per socket, acks /, QUICK_RUN_MS);
+  t.same(await bench.exited, { code: 0, signal: null });
+  const { cast } = JSON.parse(await readFile(json, "utf8")) as {
+    cast: Record<string, CastRound[]>;
+  };
+  const [round] = cast["40"] ?? [];
+  for (const caster of casters) {
+    const { faults, ...figures } = round?.[caster] ?? { faults: ["none"] };
+    t.same(faults, [], `${caster}: every socket has every message once`);
+    for (const [name, figure] of Object.entries(figures))
+      t.ok(Number.isFinite(figure), `${name} of ${caster} is a number`);
+  }
+  t.same(await readdir(dir), ["result.json"], "its folder is gone");
+});
+
+t.test("a machine that is too small for so many sockets is told", async (t) => {
+  await t.rejects(checkRoom(10_000_000), /10000000 sockets need /);
+});
+
+t.test("a broadcast that a socket did not get is a fault", (t) => {
+  const figures = {
+    ...{
+      last: 2,
+      best: 2,
+      p50: 1,
+      cpu: 1,
+      cpuServers: 1,
+      cpuRedis: 0,
+      idle: 0,
+    },
+    faults: [] as string[],
+  };
+  const round = (last: number, faults: string[] = []): CastRound => ({
+    raw: { ...figures, last, faults },
+    acks: figures,
+    "socket.io": { ...figures, last: 4 },
+  });
+  const rounds = [round(2), round(8), round(4, ["1 lost"])];
+  t.same(castRatio(rounds, "raw", "last"), { ratio: 1, each: [0.5, 2, 1] });
+  const page = castPage(new Map([[9, rounds]]));
+  t.match(page, /^FAULTY .*raw sockets, 9 sockets, round 3: 1 lost$/m);
+  t.match(page, /^until the last has it, raw .* 9 sockets +1\.00 .*reached$/m);
+  t.end();
 });
 
 t.test("an option that means nothing is one clear line", async (t) => {
@@ -124,6 +182,10 @@ t.test("options have defaults, and --quick smaller ones", (t) => {
   t.match(parseOptions(["--only", "jitter", "--clients", "9"]), {
     only: [],
     jitter: { clients: 9, messages: 120, perSecond: 2, awayMs: 2_000 },
+  });
+  t.match(parseOptions(["--only", "broadcast"]), {
+    only: [],
+    cast: { rounds: 3, sockets: [1_000, 5_000] },
   });
   t.equal(parseOptions(["--help"]), undefined);
   t.throws(() => parseOptions(["--rounds", "0"]), /--rounds 0: a whole number/);

@@ -1,5 +1,7 @@
 /** The lease: held from before the renewal was sent, less a margin, and never across a pause of the process. */
 import t from "tap";
+import { until } from "../../scripts/lab/until.js";
+import { Beats } from "../../ws-fn/beats.js";
 import { Lease, Pulse } from "../../ws-fn/lease.js";
 
 class Stopping extends Pulse {
@@ -105,4 +107,23 @@ t.test("the pulse notices that nothing ran for a while", (t) => {
   t.equal(pulse.generation, first + 1, "once per pause");
   pulse.close();
   t.end();
+});
+
+t.test("what is due in the same beat runs in one turn", async (t) => {
+  const beats = new Beats();
+  const ran: { name: string; turn: number }[] = [];
+  let turn = 0;
+  const counting = setInterval(() => (turn += 1), 1);
+  t.teardown(() => clearInterval(counting));
+  const note = (name: string, ms: number) =>
+    beats.after(ms, () => {
+      ran.push({ name, turn });
+    });
+  // Fifty at most lie between a beat and the next: of three, two share one.
+  for (const [name, ms] of Object.entries({ a: 120, b: 140, c: 160 }))
+    note(name, ms);
+  note("never", 130)();
+  await until(() => ran.length === 3);
+  t.same(ran.map(({ name }) => name).sort(), ["a", "b", "c"]);
+  t.ok(new Set(ran.map(({ turn }) => turn)).size < 3, "two share a turn");
 });
