@@ -48,8 +48,10 @@ const ACK_INTERVAL_MS = 250;
 const GIVE_UP_MS = 120_000;
 /** The most that one attempt adds to the time above, so that a laptop's sleep does not count as failing. */
 const FAILURE_STEP_MS = BACKOFF_CAP_MS + WELCOME_DEADLINE_MS;
-/** What `send` and `reply` may use of the limits in `welcome`: acks and pongs need the rest. */
-const ACKS_A_SECOND = 4;
+/** Of the frames a second in `welcome` so many are left for acks and a pong. */
+const ACKS_A_SECOND = 6;
+/** What may be sent in a second is sent in this time: the server counts when frames come, and some come late. */
+const PACE_MS = 1_500;
 /** The limits of a server that names none. */
 const MESSAGES_A_SECOND = 10;
 const BYTES_A_SECOND = 131_072;
@@ -123,14 +125,12 @@ interface Link {
 }
 
 /** A request that waits for its result. */
-interface Waiting extends Settle<Result> {
-  readonly request: Request;
-}
-
-/** What must reach the backend once: it is sent again, under the same `ref`, until its result is here. */
+/** What waits for its result. */
 interface Outgoing extends Settle<Result> {
   readonly text: string;
   readonly bytes: number;
+  /** Another socket does not say it again: whether it was done is not known. */
+  readonly request?: Request | undefined;
   /** On this socket. */
   isSent: boolean;
 }
@@ -170,10 +170,9 @@ class Connection implements Bridge {
   #failingMs = 0;
   #failedAt: number;
 
-  readonly #requests = new Map<string, Waiting>();
   /** In the order in which they were given. */
   readonly #outgoing = new Map<string, Outgoing>();
-  /** What of it was sent in the last second. */
+  /** What of it was sent in the last PACE_MS. */
   readonly #spent: { at: number; bytes: number }[] = [];
   #outgoingTimer: unknown;
   #lastRef = 0;
@@ -203,13 +202,9 @@ class Connection implements Bridge {
   }
 
   request(request: Request): Promise<Result> {
-    if (request.type === "event")
-      return this.#deliver(request, (result) => result);
-    const ref = this.#newRef();
-    return new Promise((resolve, reject) => {
-      this.#send({ ...request, ref });
-      this.#requests.set(ref, { resolve, reject, request });
-    });
+    return request.type === "event"
+      ? this.#deliver(request, (result) => result)
+      : this.#deliver(request, (result) => result, request);
   }
 
   async join(group: string): Promise<GroupState> {
@@ -314,14 +309,15 @@ class Connection implements Bridge {
     this.#ackTimer = this.#clear(this.#ackTimer);
     this.#drainTimer = this.#clear(this.#drainTimer);
     this.#outgoingTimer = this.#clear(this.#outgoingTimer);
-    for (const outgoing of this.#outgoing.values()) outgoing.isSent = false;
     if (link !== undefined) link.watchdog = this.#clear(link.watchdog);
-    for (const { reject } of this.#requests.values()) {
-      reject(
+    for (const [ref, outgoing] of this.#outgoing) {
+      outgoing.isSent = false;
+      if (outgoing.request === undefined) continue;
+      this.#outgoing.delete(ref);
+      outgoing.reject(
         new BridgeError("interrupted", "the socket ended before the result"),
       );
     }
-    this.#requests.clear();
     return link;
   }
 
@@ -662,9 +658,8 @@ class Connection implements Bridge {
 
   #result(frame: Frame & { type: "result" }): void {
     const { ref, error, ok } = frame;
-    const request = this.#requests.get(ref)?.request;
-    const waiting = this.#requests.get(ref) ?? this.#outgoing.get(ref);
-    this.#requests.delete(ref);
+    const waiting = this.#outgoing.get(ref);
+    const request = waiting?.request;
     this.#outgoing.delete(ref);
     if (ok) {
       if (request?.type === "leave") this.#groups.delete(request.group);
@@ -685,9 +680,13 @@ class Connection implements Bridge {
     }
   }
 
-  // Events and replies: in order, once, as fast as the server allows
+  // What is said to the server: in order, as fast as it allows; events and replies once, whatever becomes of the socket
 
-  #deliver<T>(frame: object, read: (result: Result) => T): Promise<T> {
+  #deliver<T>(
+    frame: object,
+    read: (result: Result) => T,
+    request?: Request,
+  ): Promise<T> {
     const ref = this.#newRef();
     const text = JSON.stringify({ ...frame, ref });
     const bytes = new TextEncoder().encode(text).length;
@@ -695,7 +694,8 @@ class Connection implements Bridge {
     const sent = new Promise<Result>((resolve, reject) => {
       const refuse = (code: BridgeErrorCode, why: string) =>
         reject(new BridgeError(code, `not sent: ${why}`));
-      if (this.#state === "closed") refuse("not_open", "closed");
+      if (this.#state === "closed" || (request && !this.#isOpen))
+        refuse("not_open", `${this.#state}, not open`);
       else if (bytes > most) refuse("too_big", `${bytes} of ${most} bytes`);
       else if (this.#outgoing.size >= OUTGOING_MAX)
         refuse("busy", `${OUTGOING_MAX} wait for their results`);
@@ -703,6 +703,7 @@ class Connection implements Bridge {
         this.#outgoing.set(ref, {
           text,
           bytes,
+          request,
           isSent: false,
           resolve,
           reject,
@@ -730,7 +731,7 @@ class Connection implements Bridge {
       if (outgoing.isSent) continue;
       const now = this.#clock.now();
       const spent = this.#spent;
-      while (spent[0] !== undefined && spent[0].at <= now - 1_000)
+      while (spent[0] !== undefined && spent[0].at <= now - PACE_MS)
         spent.shift();
       const bytes = spent.reduce((sum, one) => sum + one.bytes, outgoing.bytes);
       // One that is larger than a second's bytes has its second for itself.
@@ -743,7 +744,7 @@ class Connection implements Bridge {
             this.#outgoingTimer = undefined;
             this.#sendOutgoing();
           },
-          Math.max(1, spent[0].at + 1_000 - now),
+          Math.max(1, spent[0].at + PACE_MS - now),
         );
         return;
       }
@@ -797,12 +798,8 @@ class Connection implements Bridge {
     for (const [, position] of groups) position.unacked = false;
   }
 
-  #send(frame: object): void {
-    const socket = this.#link?.socket;
-    if (this.#state !== "open" || socket?.readyState !== OPEN) {
-      throw new BridgeError("not_open", `not sent: ${this.#state}, not open`);
-    }
-    socket.send(JSON.stringify(frame));
+  get #isOpen(): boolean {
+    return this.#state === "open" && this.#link?.socket.readyState === OPEN;
   }
 
   // The application's callbacks must not harm the machine that calls them

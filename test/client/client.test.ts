@@ -952,7 +952,7 @@ t.test("what is said to the backend", async (t) => {
       .say(
         welcome({
           limits: {
-            messagesPerSecond: 6,
+            messagesPerSecond: 8,
             bytesPerSecond: 1_000,
             maxBytes: 5_000,
           },
@@ -960,19 +960,34 @@ t.test("what is said to the backend", async (t) => {
       );
     for (let i = 0; i < 5; i++) void bridge.send("e", String(i));
     t.same(said(last().sent), ["0", "1"]);
-    clock.advance(1_000);
+    clock.advance(1_500);
     t.same(said(last().sent), ["0", "1", "2", "3"]);
-    clock.advance(1_000);
+    clock.advance(1_500);
     t.equal(last().sent.length, 5);
-    clock.advance(1_000);
+    clock.advance(1_500);
     void bridge.send("e", "x".repeat(900));
     void bridge.send("e", "y");
     t.equal(last().sent.length, 6, "bytes count as well");
-    clock.advance(1_000);
+    clock.advance(1_500);
     t.equal(last().sent.length, 7);
     await t.rejects(bridge.send("e", "é".repeat(3_000)), { code: "too_big" });
     for (let i = 7; i < 100; i++) void bridge.send("e");
     await t.rejects(bridge.send("e"), { code: "busy" });
+  });
+
+  t.test("waits its turn with what is asked of the server", async (t) => {
+    const { bridge, last, clock } = start(t);
+    last().open().say(welcome());
+    for (let i = 0; i < 3; i++) void bridge.send("e", String(i));
+    const early = bridge.publish("g", "3");
+    const late = bridge.publish("g", "4");
+    t.same(said(last().sent), ["0", "1", "2", "3"]);
+    last().end();
+    await t.rejects(early, { code: "interrupted" });
+    await t.rejects(late, { code: "interrupted" });
+    clock.advance(200);
+    last().open().say(resumed());
+    t.same(said(last().sent), ["0", "1", "2"], "nothing is published twice");
   });
 });
 
