@@ -196,8 +196,8 @@ export interface paths {
          *
          *     Items are as independent as single pushes: a bad one stops none of the others. Those for the same target arrive
          *     in the order of the batch. An item with an idempotency key is the same request as its single push, so either may
-         *     repeat the other. There is no `wait` and no `expect`; the receipts tell. Items to a group or to everybody have no `topic`; only they
-         *     have `filter` and `except`.
+         *     repeat the other (a `filter` counts as its JSON without spaces). There is no `wait` and no `expect`; the receipts tell. Items to a
+         *     group or to everybody have no `topic`; only they have `filter` and `except`.
          *
          *     Limits: 10,000 items, 6,291,456 bytes, 794,624 bytes per item (and 262,144 per message), a minute, 10 s of
          *     silence. What passes one of them in NDJSON is told by a last result with `"rest": true`: its `index` is the first

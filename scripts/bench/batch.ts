@@ -7,6 +7,7 @@ import { HttpClient } from "./http-client.js";
 import { BODY_BYTES, bodyOf, FIRST_NUMBER } from "./message.js";
 import { cpuMicroseconds, type Processes } from "./processes.js";
 import { aligned, medianOf } from "./report.js";
+import { profiling } from "./systems.js";
 
 export interface BatchWorkload {
   rounds: number;
@@ -15,6 +16,8 @@ export interface BatchWorkload {
   connections: number;
   /** Callers that post single messages at the same time. */
   publishers: number;
+  /** Directory for a CPU profile of http-fn, if wanted. */
+  profiles: string | undefined;
 }
 
 /** Accepted messages a second, and microseconds of http-fn's and Redis' CPU for each. */
@@ -52,7 +55,10 @@ async function measureRound(
   const keyHash = createHash("sha256").update(key).digest("hex");
   const http = await processes.startNode({
     name: "http-fn",
-    args: [fileURLToPath(new URL("../../http-fn/main.js", import.meta.url))],
+    args: [
+      ...profiling("batch-http", workload.profiles),
+      fileURLToPath(new URL("../../http-fn/main.js", import.meta.url)),
+    ],
     env: {
       REDIS_URL: redis.url,
       HOST: "127.0.0.1",

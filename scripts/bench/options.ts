@@ -96,6 +96,7 @@ export function parseOptions(args: string[]): Options | undefined {
           messages: quick ? 2_000 : 20_000,
           connections: quick ? 20 : 100,
           publishers: quick ? 8 : 32,
+          profiles: values.profile,
         }
       : undefined,
     cast: parts.includes(CAST)

@@ -183,21 +183,26 @@ export function node(
   env: Record<string, string>,
   { profiles }: Surroundings,
 ): Program {
-  const profiling =
-    profiles === undefined
-      ? []
-      : [
-          "--cpu-prof",
-          `--cpu-prof-dir=${profiles}`,
-          `--cpu-prof-name=${name}.cpuprofile`,
-        ];
   return {
     name,
-    args: [...profiling, ...args],
+    args: [...profiling(name, profiles), ...args],
     env,
     ready: LISTENING,
   };
 }
+
+/** Options of `node` that write a CPU profile of a process when it ends. */
+export const profiling = (
+  name: string,
+  dir: string | undefined,
+): readonly string[] =>
+  dir === undefined
+    ? []
+    : [
+        "--cpu-prof",
+        `--cpu-prof-dir=${dir}`,
+        `--cpu-prof-name=${name}.cpuprofile`,
+      ];
 
 export function portOf(running: Running): number {
   return Number(running.ready[1]);
