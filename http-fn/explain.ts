@@ -109,7 +109,14 @@ export function createExplain(
           (dueAtMs === undefined ? room.full : undefined);
       }
     }
-    if (push.replyMs !== undefined) refusal ??= nobodyCanReply(recipients);
+    const online = recipients.filter(({ state }) => state === "open").length;
+    if (push.replyMs !== undefined) {
+      refusal ??= nobodyCanReply(recipients);
+      if (ttlSeconds === 0 && online === 0)
+        refusal ??= new BridgeError("reply_impossible", {
+          reason: "not_connected",
+        });
+    }
     let known: Known = "none";
     if (idempotency) {
       const [first, busyUntil, ...rest] = stored.split(" ");
@@ -129,7 +136,6 @@ export function createExplain(
         refusal = undefined;
       }
     }
-    const online = recipients.filter(({ state }) => state === "open").length;
     return {
       explain: true,
       to:
