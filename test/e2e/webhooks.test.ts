@@ -296,11 +296,7 @@ t.test("on one Redis", async (t) => {
 
 t.test("no permission, no address, no time", async (t) => {
   const { url } = await singleRedis(t);
-  // They wait more than they work.
-  t.jobs = 3;
-  const together = { buffered: true };
-
-  void t.test("until OPTIONS is answered rightly", together, async (t) => {
+  await t.test("until OPTIONS is answered rightly", async (t) => {
     const receiver = await startReceiver(t);
     receiver.onAsk = () => ({ status: 200, headers: { allow: "POST" } });
     const env = webhookEnv(`${url}/1`, receiver.url);
@@ -327,7 +323,7 @@ t.test("no permission, no address, no time", async (t) => {
     await wsFn.waitForLine(/takes events again/);
   });
 
-  void t.test("a name that is a private address", together, async (t) => {
+  await t.test("a name that is a private address", async (t) => {
     const receiver = await startReceiver(t);
     const env = {
       ...webhookEnv(`${url}/2`, `http://localhost:${receiver.port}/`),
@@ -345,7 +341,7 @@ t.test("no permission, no address, no time", async (t) => {
     t.equal(receiver.sockets, 0);
   });
 
-  await t.test("given up, and on with the next", together, async (t) => {
+  await t.test("given up, and on with the next", async (t) => {
     const receiver = await startReceiver(t);
     const env = {
       ...webhookEnv(`${url}/3`, receiver.url),
