@@ -244,13 +244,11 @@ t.test("on one Redis", async (t) => {
     receiver.onPost = () => ({ status: 429, headers: { "retry-after": "1" } });
     const [id = ""] = await appender.appendLanes(1, 1);
     await until(() => told("asked for a pause").length > 0, patience);
-    const refusedAt = Date.now();
     const posts = receiver.posts.length;
     receiver.onPost = () => ({});
     const [other = ""] = await appender.appendLanes(1, 1);
     await allTaken(receiver, [id, other]);
-    t.equal(receiver.posts.length, posts + 2);
-    t.ok(Date.now() - refusedAt > 900, "nobody came before");
+    t.equal(receiver.posts.length, posts + 2, "no try in between");
   });
 
   await t.test("a job that was never added", async () => {
