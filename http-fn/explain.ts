@@ -183,7 +183,13 @@ export function createExplain(
         : atConnection(push));
     const replyMs = "replyMs" in push ? push.replyMs : undefined;
     let { refusal } = found;
-    if (replyMs !== undefined) refusal ??= nobodyCanReply(found.recipients);
+    if (replyMs !== undefined) {
+      refusal ??= nobodyCanReply(found.recipients);
+      if (ttlSeconds === 0 && found.online === 0)
+        refusal ??= new BridgeError("reply_impossible", {
+          reason: "not_connected",
+        });
+    }
     let known: Known = "none";
     if (idempotency) {
       const [first, busyUntil, ...rest] = found.stored.split(" ");

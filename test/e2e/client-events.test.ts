@@ -4,10 +4,7 @@ import t, { type Test } from "tap";
 import { WebSocket } from "ws";
 import type { BridgeEvent } from "../../shared/api.js";
 import { startApplication } from "../../scripts/lab/application.js";
-import { backendOf } from "../../scripts/lab/backend.js";
-import { startPair } from "../../scripts/lab/pair.js";
-import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
-import { singleRedis } from "../../scripts/lab/redis.js";
+import { startPair, startPairOnPlatform } from "../../scripts/lab/pair.js";
 import { until } from "../../scripts/lab/until.js";
 
 const pair = await startPair(t);
@@ -195,39 +192,54 @@ t.test("a frame that is said again is one event", async (t) => {
 });
 
 t.test("Redis is away for a moment: nothing is lost", async (t) => {
-  const redis = await singleRedis(t, { config: { appendonly: "yes" } });
-  const env = { REDIS_URL: redis.url, LOG_LEVEL: "silent" };
-  const [http, ws] = await Promise.all([
-    startHttpFn(t, env),
-    startWsFn(t, env),
-  ]);
-  const from = backendOf(t, http.url);
-  const [a, b] = [await from.prepare(), await from.prepare()];
-  const app = startApplication(t, { token: a.token, to: () => ws.url });
+  const [a, b] = [await backend.prepare(), await backend.prepare()];
+  const app = application(t, a.token);
   await app.bridge.ready;
-  const raw = new WebSocket(`${ws.url}/ws?token=${b.token}`);
+  const raw = new WebSocket(`${wsFns[1].url}/ws?token=${b.token}`);
   t.teardown(() => raw.terminate());
   await new Promise((resolve) => {
     raw.on("open", resolve);
   });
   await app.bridge.send("e", "before");
-  await redis.stop();
+  await pair.redis.stop();
   const results = ["1", "2", "3"].map((text) => app.bridge.send("e", text));
   for (const text of ["1", "2", "3"]) raw.send(text);
-  await sleep(300);
-  await redis.start();
+  await pair.redis.start();
   await Promise.all(results);
-  t.same(
-    (await saidBy(a.connectionId, { query: "type=event", from })).map(
-      ({ data }) => data,
-    ),
-    ["before", "1", "2", "3"],
-  );
-  await until(
-    async () =>
-      (await saidBy(b.connectionId, { query: "type=event", from }))
-        .map(({ data }) => data)
-        .join() === "1,2,3",
-  );
+  const texts = async (id: string) =>
+    (await saidBy(id)).map(({ data }) => data).join();
+  await until(async () => (await texts(a.connectionId)) === "before,1,2,3");
+  await until(async () => (await texts(b.connectionId)) === "1,2,3");
   t.equal(app.dials, 1);
+});
+
+t.test("the last words of an instance that is frozen are heard", async (t) => {
+  const { backend: from, wsFns: gateway } = await startPairOnPlatform(
+    t,
+    "hostile",
+  );
+  const [{ url }] = gateway;
+  const [a, b] = [await from.prepare(), await from.prepare()];
+  const app = startApplication(t, { token: a.token, to: () => url });
+  await app.bridge.ready;
+  void app.bridge.send("e", "1");
+  void app.bridge.send("e", "2");
+  await app.bridge.close();
+  const raw = new WebSocket(`${url}/ws?token=${b.token}`);
+  await new Promise((resolve) => {
+    raw.on("open", resolve);
+  });
+  for (const text of ["1", "2"]) raw.send(text);
+  raw.close(1000);
+  for (const { connectionId } of [a, b]) {
+    const said = await until(async () => {
+      const all = await saidBy(connectionId, { query: "", from });
+      return all.length === 4 ? all : undefined;
+    });
+    t.match(
+      said,
+      [{ protocol: /./ }, { data: "1" }, { data: "2" }, { by: "client" }],
+      "before its end",
+    );
+  }
 });

@@ -3,7 +3,7 @@
  * `webhook-id`, what follows of its connection comes after it, and nothing is lost.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import t from "tap";
+import t, { type Test } from "tap";
 import { WebSocket } from "ws";
 import { startPairOnPlatform } from "../../scripts/lab/pair.js";
 import { startWsFn } from "../../scripts/lab/processes.js";
@@ -52,11 +52,8 @@ async function inTheMiddle(t: Scope) {
 const is = (lane: string, ...numbers: number[]) =>
   numbers.map((number) => `${lane}.${number}`);
 
-// Each waits for the lock of the one that is gone: side by side.
-t.jobs = 5;
-const together = { buffered: true };
-
-t.test("killed", together, async (t) => {
+/** Killed. */
+async function killed(t: Test): Promise<void> {
   const lab = await inTheMiddle(t);
   const { receiver, lane } = lab;
   lab.first.kill("SIGKILL");
@@ -66,9 +63,10 @@ t.test("killed", together, async (t) => {
   t.equal(again?.headers["webhook-id"], before?.headers["webhook-id"]);
   t.equal(again?.body.toString(), before?.body.toString());
   t.same(lab.early, []);
-});
+}
 
-t.test("standing still, and back later", together, async (t) => {
+/** Standing still, and back later. */
+async function standsStill(t: Test): Promise<void> {
   const lab = await inTheMiddle(t);
   const { receiver, lane } = lab;
   lab.first.kill("SIGSTOP");
@@ -81,9 +79,10 @@ t.test("standing still, and back later", together, async (t) => {
   await allTaken(receiver, [fifth]);
   t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4, 5));
   t.same(lab.early, []);
-});
+}
 
-t.test("Redis killed and back", together, async (t) => {
+/** Redis killed and back. */
+async function redisKilled(t: Test): Promise<void> {
   const redis = await singleRedis(t);
   const receiver = await startReceiver(t);
   const env = webhookEnv(redis.url, receiver.url);
@@ -106,9 +105,40 @@ t.test("Redis killed and back", together, async (t) => {
   await redis.start();
   await allTaken(receiver, ids);
   t.same(early, []);
-});
+}
 
-t.test("frozen or killed when their socket closes", together, async (t) => {
+/** Redis full meanwhile. */
+async function redisFull(t: Test): Promise<void> {
+  const redis = await singleRedis(t);
+  const receiver = await startReceiver(t);
+  const env = webhookEnv(redis.url, receiver.url);
+  const wsFns = await Promise.all([startWsFn(t, env), startWsFn(t, env)]);
+  const appender = await startAppender(t, env);
+  let begin = () => {};
+  const appended = new Promise<void>((resolve) => (begin = resolve));
+  receiver.onPost = async () => {
+    await appended;
+    return {};
+  };
+  const early = watchOrder(receiver);
+  const ids = await appender.appendLanes(10, 3);
+  await until(() => receiver.posts.length === 10, patience);
+  await redis.cli("CONFIG", "SET", "maxmemory", "1mb");
+  begin();
+  await allTaken(receiver, ids);
+  t.same(early, [], "lanes that are under way go on");
+  // Events belong to what drains, and find room; BullMQ's jobs do not, and are made up for.
+  const later = await appender.appendLanes(3, 1);
+  await redis.cli("CONFIG", "SET", "maxmemory", "0");
+  await allTaken(receiver, later);
+  const errors = wsFns.flatMap(({ logs }) =>
+    logs.filter((line) => /"level":[56]0/.test(line)),
+  );
+  t.same(errors, []);
+}
+
+/** Frozen or killed when their socket closes. */
+async function onThePlatform(t: Test): Promise<void> {
   const receiver = await startReceiver(t);
   const { backend, wsFns } = await startPairOnPlatform(t, "hostile", {
     WEBHOOK_URL: receiver.url,
@@ -151,9 +181,10 @@ t.test("frozen or killed when their socket closes", together, async (t) => {
     await until(() => types().length >= 2, { ...patience, ms: 60_000 });
     t.same(types(), ["connected", "disconnected"]);
   }
-});
+}
 
-t.test("ended in an orderly way", together, async (t) => {
+/** Ended in an orderly way. */
+async function ended(t: Test): Promise<void> {
   const lab = await inTheMiddle(t);
   const { receiver, lane } = lab;
   lab.first.kill("SIGTERM");
@@ -162,4 +193,22 @@ t.test("ended in an orderly way", together, async (t) => {
   t.equal(code, 0);
   t.same(lab.heard(), is(lane, 1, 1, 2, 3, 4));
   t.same(lab.early, []);
+}
+
+t.test("whatever happens to those who deliver", async (t) => {
+  const scenarios = [
+    killed,
+    standsStill,
+    redisKilled,
+    redisFull,
+    onThePlatform,
+    ended,
+  ];
+  // Each waits for the lock of the one that is gone: side by side.
+  const ends = await Promise.allSettled(scenarios.map((each) => each(t)));
+  for (const [at, end] of ends.entries()) {
+    const name = scenarios[at]?.name ?? "";
+    if (end.status === "rejected") t.error(end.reason, name);
+    else t.pass(name);
+  }
 });

@@ -55,6 +55,8 @@ t.test("a push explained", async (t) => {
     userId: "u",
   });
   await connect(t, world, id);
+  const { connectionId: raw } = await world.registry.prepare({});
+  await connect(t, world, raw, { protocol: "raw" });
   const { connectionId: full } = await world.registry.prepare({});
   const key = { key: "k", fingerprint: "f", busyMs: 0 };
   await world.log.append(push(full, "1", { idempotency: key }));
@@ -125,6 +127,28 @@ t.test("a push explained", async (t) => {
       problem: { code: "redis_full" },
     });
   noRoom = undefined;
+  const asks = { replyMs: 10_000 };
+  t.match(await explain(to(id, asks)), {
+    status: 200,
+    outcome: "queued",
+    recipients: [{ connection: id, canReply: true }],
+  });
+  t.match(await explain(to(prepared, asks)), {
+    status: 200,
+    recipients: [{ canReply: null }],
+  });
+  t.match(await explain(to(raw, asks)), {
+    status: 409,
+    outcome: null,
+    problem: { code: "reply_impossible" },
+    recipients: [{ canReply: false }],
+  });
+  t.match(await explain(to(prepared, { ...asks, ttlSeconds: 0 })), {
+    status: 409,
+    problem: { code: "reply_impossible", reason: "not_connected" },
+  });
+  t.notOk("canReply" in ((await explain(to(id))).recipients[0] ?? {}));
+
   t.match(await explain(toUser("u")), {
     status: 202,
     parked: false,

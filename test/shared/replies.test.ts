@@ -1,10 +1,13 @@
 /** Replies in Redis: the first one stays, nobody hears of one in vain, and a bell that nobody hears only delays. */
 import t from "tap";
 import { createAsks } from "../../http-fn/redis-asks.js";
+import { BridgeError } from "../../shared/errors.js";
+import { appendFullScript } from "../../shared/log-scripts.js";
 import { Receipts } from "../../shared/receipts.js";
 import { replyPlace, replyScript } from "../../shared/replies.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import {
+  altered,
   changed,
   connect,
   prepare,
@@ -43,6 +46,22 @@ t.test("the place is there before anybody has the message", async (t) => {
   t.equal(await world.replies.store(at, said(id, "two")), "answered");
   t.match(await world.replies.read(at), { connectionId: id });
   t.match(await world.replies.close(at), { body: Buffer.from("one") });
+});
+
+t.test("made any later, a quick client would find nobody", async (t) => {
+  const late = await startWorld(t, redis.url, {
+    scripts: [
+      changed(appendFullScript, "redis.call('HSET', place, 'keep', ARGV[18])"),
+    ],
+  });
+  const id = await prepare(late);
+  const { messageId } = await late.log.append(
+    push(id, "?", { replyMs: 60_000 }),
+  );
+  t.equal(
+    await late.replies.store(placeOf(messageId), said(id, "quick")),
+    "nobody",
+  );
 });
 
 t.test("who stops waiting has the reply, or nobody is thanked", async (t) => {
@@ -106,4 +125,35 @@ async function waitFor(world: World, deaf: boolean) {
 t.test("it is heard, and without its bell found all the same", async (t) => {
   t.equal(await waitFor(world, false), "heard");
   t.equal(await waitFor(world, true), "heard");
+});
+
+t.test("where nobody can tell, that is what is said", async (t) => {
+  const id = await prepare(world);
+  const { messageId, expiresAtMs } = await ask(id);
+  const away = () => Promise.reject(new BridgeError("redis_unavailable"));
+  const replies = altered(world.replies, { read: away, close: away });
+  const receipts = new Receipts(world.redis, world, 60_000);
+  const { reply } = createAsks({ ...world, replies }, receipts);
+  const over = new AbortController();
+  const waiting = reply(
+    {
+      messageId,
+      accepted: {
+        id: messageId,
+        status: "queued",
+        to: { connection: id },
+        recipients: 1,
+        online: 0,
+        expiresAt: new Date(expiresAtMs).toISOString(),
+        durability: "local",
+      },
+    },
+    { replyMs: 60_000, hasKey: false },
+    over.signal,
+  );
+  over.abort();
+  t.match(await waiting.catch((error: unknown) => error), {
+    code: "outcome_unknown",
+    data: { message: messageId },
+  });
 });

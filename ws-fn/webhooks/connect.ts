@@ -63,12 +63,32 @@ export class ConnectHook {
     client: ClientFacts,
     gone: AbortSignal,
   ): Promise<Granted> {
+    const giveUp = new AbortController();
+    const abort = () => giveUp.abort();
+    const timer = setTimeout(abort, this.#deps.settings.connectMs);
+    gone.addEventListener("abort", abort);
+    if (gone.aborted) abort();
+    try {
+      return await this.#ask(candidate, client, giveUp.signal);
+    } catch (error) {
+      const isOurs =
+        error instanceof BridgeError && error.code === "connect_unavailable";
+      // A client that has left says nothing of the backend.
+      if (isOurs && !gone.aborted) this.#tell(error);
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      gone.removeEventListener("abort", abort);
+    }
+  }
+
+  async #ask(
+    candidate: Candidate,
+    client: ClientFacts,
+    signal: AbortSignal,
+  ): Promise<Granted> {
     const { sender, settings } = this.#deps;
     const { connectionId, userId } = candidate;
-    const signal = AbortSignal.any([
-      gone,
-      AbortSignal.timeout(settings.connectMs),
-    ]);
     await this.#permitted(signal);
     const sent = await sender.post({
       // Each question is one of its own: the answer may be another one.
@@ -82,10 +102,9 @@ export class ConnectHook {
         ...factsOf(client, settings.connectHeaders),
       }),
       extensions: { connectionid: connectionId, userid: userId },
-      timeoutMs: settings.connectMs,
       signal,
     });
-    return this.#read(sent);
+    return read(sent);
   }
 
   /** Nothing is sent to who has not given permission (docs/webhooks.md). */
@@ -96,47 +115,49 @@ export class ConnectHook {
       await sender.ask({ signal }),
       settings.origin,
     );
-    if (!permission.granted) throw this.#unavailable(permission.why);
+    if (!permission.granted) throw unavailable(permission.why);
     await lanes.prove(permission.rate);
   }
 
-  #read(sent: Sent): Granted {
-    if (sent.kind === "failure")
-      throw this.#unavailable(
-        sent.failure === "aborted" ? "no answer in time" : sent.reason,
-      );
-    const { status, body, headers } = sent;
-    if (status >= 400 && status < 500) {
-      const retryMs = retryAfterMs(headers["retry-after"], Date.now());
-      throw new BridgeError("connect_refused", {
-        status,
-        ...detailOf(sent),
-        ...(retryMs > 0 ? { retryAfterSeconds: retryMs / 1_000 } : {}),
-      });
-    }
-    if (status < 200 || status >= 300)
-      throw this.#unavailable(`answered ${status}`);
-    if (body.length === 0) return {};
-    try {
-      return grantedOf(JSON.parse(body.toString("utf8")));
-    } catch (error) {
-      throw this.#unavailable(
-        `its answer is wrong: ${(error as Error).message}`,
-      );
-    }
-  }
-
-  #unavailable(why: string): BridgeError {
+  #tell({ cause }: Error): void {
     const level = this.#mayTell() ? "warn" : "debug";
     this.#deps.logger[level](
-      { why },
+      { why: cause },
       "the webhook does not say who may connect: clients are refused with 503",
     );
-    return new BridgeError("connect_unavailable", {
-      detail: "the backend did not say whether this client may connect",
-    });
   }
 }
+
+function read(sent: Sent): Granted {
+  if (sent.kind === "failure")
+    throw unavailable(
+      sent.failure === "aborted" ? "no answer in time" : sent.reason,
+    );
+  const { status, body, headers } = sent;
+  if (status >= 400 && status < 500) {
+    const retryMs = retryAfterMs(headers["retry-after"], Date.now());
+    throw new BridgeError("connect_refused", {
+      status,
+      ...detailOf(sent),
+      ...(retryMs > 0 ? { retryAfterSeconds: retryMs / 1_000 } : {}),
+    });
+  }
+  if (status < 200 || status >= 300) throw unavailable(`answered ${status}`);
+  if (body.length === 0) return {};
+  try {
+    return grantedOf(JSON.parse(body.toString("utf8")));
+  } catch (error) {
+    throw unavailable(`its answer is wrong: ${(error as Error).message}`);
+  }
+}
+
+/** `why` is for the log, not for the client. */
+const unavailable = (why: string): BridgeError =>
+  new BridgeError(
+    "connect_unavailable",
+    { detail: "the backend did not say whether this client may connect" },
+    why,
+  );
 
 /** Where the client comes from, what it asks for, and the headers that are wanted. No token, in whatever place. */
 function factsOf({ url, headers }: ClientFacts, wanted: readonly string[]) {
