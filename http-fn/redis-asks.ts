@@ -11,15 +11,12 @@ const impossible = (
   data: ConstructorParameters<typeof BridgeError>[1] = {},
 ): BridgeError => new BridgeError("reply_impossible", { detail, ...data });
 
-/** A connection whose client cannot reply, as far as is known: it speaks raw. */
-export const speaksRaw = ({ protocol }: Pick<Connection, "protocol">) =>
-  protocol === "raw";
-
 /** The refusal when everybody who is there speaks raw; undefined when somebody can reply, or nobody is there yet. */
 export function nobodyCanReply(
   recipients: readonly Pick<Connection, "protocol">[],
 ): BridgeError | undefined {
-  return recipients.length > 0 && recipients.every(speaksRaw)
+  return recipients.length > 0 &&
+    recipients.every(({ protocol }) => protocol === "raw")
     ? impossible("a raw socket cannot reply", {
         hint: "Nothing was sent. The client must speak bridge.v1.json.",
       })

@@ -6,7 +6,7 @@
  *   made ──▶ replied (kept for a minute; with an Idempotency-Key as long as the key)
  *     └──▶ gone: nobody waits any more, or its time was over
  */
-import { messageId, parseMessageId, userMessageId } from "./ids.js";
+import { parseMessageId } from "./ids.js";
 import { channels, keys } from "./keys.js";
 import type { RedisLink, Script } from "./redis.js";
 
@@ -35,12 +35,6 @@ export function replyPlace(id: string): ReplyPlace | undefined {
     ? { tag: route.userTag, place: route.place }
     : undefined;
 }
-
-/** The message whose reply lies there. */
-export const repliedTo = ({ tag, place }: ReplyPlace): string =>
-  tag.startsWith("u:")
-    ? userMessageId(tag, place)
-    : messageId(tag, Number(place));
 
 /** Makes the place, or keeps it for longer. KEYS reply; ARGV forMs keepMs. */
 const openReplyScript: Script = {
