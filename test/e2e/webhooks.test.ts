@@ -251,16 +251,6 @@ t.test("on one Redis", async (t) => {
     t.equal(receiver.posts.length, posts + 2, "no try in between");
   });
 
-  await t.test("a job that was never added", async () => {
-    const { webhooks } = appender.stores;
-    const { begun } = webhooks;
-    webhooks.begun = () => Promise.resolve();
-    const lane = newConnectionId();
-    const ids = await appender.append(lane, 2);
-    webhooks.begun = begun;
-    await allTaken(receiver, ids);
-  });
-
   await t.test("gone", async (t) => {
     receiver.onPost = () => ({ status: 410 });
     const [id = ""] = await appender.appendLanes(1, 1);
