@@ -139,6 +139,11 @@ export class Ledger {
     this.#forgettings.push(forgetting);
   }
 
+  /** Whether a row made Redis lose what it was told. */
+  get hasForgotten(): boolean {
+    return this.#forgettings.length > 0;
+  }
+
   /** Whether an accepted message that Redis does not know any more was answered in moments it may forget. */
   mayBeForgotten({ answeredAt }: Sent): boolean {
     return this.#forgettings.some(

@@ -7,6 +7,8 @@ import { startApplication } from "../../scripts/lab/application.js";
 import { startPair } from "../../scripts/lab/pair.js";
 import { startHttpFn } from "../../scripts/lab/processes.js";
 import { until } from "../../scripts/lab/until.js";
+import { keys } from "../../shared/keys.js";
+import { replyPlace } from "../../shared/replies.js";
 
 const pair = await startPair(t, { RESUME_SECONDS: "20" });
 const { backend, wsFns, httpUrl, redis } = pair;
@@ -351,14 +353,11 @@ t.test("the wait ends when its caller goes", async (t) => {
   leave.abort();
   await t.rejects(left);
   const id = String(app.messages[0]?.id);
-  // Each attempt has bytes of its own: were one taken, the next would be another reply.
-  let attempt = 0;
-  await until(
-    async () =>
-      (await codeOf(app.bridge.reply(id, String(attempt++)))) ===
-      "message_not_found",
-    { every: 300 },
-  ).catch(() => undefined);
+  const at = replyPlace(id);
+  const place = keys.reply(at?.tag ?? "", at?.place ?? "");
+  await until(async () => (await redis.cli("EXISTS", place)) === 0, {
+    message: "the place for the reply is gone",
+  });
   t.equal(await codeOf(app.bridge.reply(id, "hello?")), "message_not_found");
 });
 

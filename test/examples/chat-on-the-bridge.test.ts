@@ -191,103 +191,112 @@ t.test("the chat room on the bridge, in a real browser", async (t) => {
 
   const [ann, bob, cid] = await Promise.all([open(), open(), open()]);
 
-  await t.test("register: names are screened, then remembered", async (t) => {
-    await ann.enter("Ann");
-    for (const [name, why] of [
-      ["", "Please enter a name."],
-      ["x".repeat(25), "That name is too long: 24 characters at most, please."],
-      ["<b>Bob</b>", "Please use letters, digits, spaces and . _ ' - only."],
-      [" ａnn ", "“ａnn” is taken at the moment. Another name, please?"],
-    ] as const) {
-      await bob.join(name);
-      await bob.page.getByRole("alert").filter({ hasText: why }).waitFor();
-    }
-    await bob.enter("Bob");
-    await cid.enter("Cid");
-    await ann.sees(["Ann you", "Bob", "Cid"]);
-    await bob.sees(["Ann", "Bob you", "Cid"]);
-    await cid.sees(["Ann", "Bob", "Cid you"]);
-    t.same(await cid.news(), ["Cid is here"], "nothing of before");
-    t.same(await ann.news(), ["Ann is here", "Bob is here", "Cid is here"]);
+  await t.test(
+    "SCN-CHAT-1: register: names are screened, then remembered",
+    async (t) => {
+      await ann.enter("Ann");
+      for (const [name, why] of [
+        ["", "Please enter a name."],
+        [
+          "x".repeat(25),
+          "That name is too long: 24 characters at most, please.",
+        ],
+        ["<b>Bob</b>", "Please use letters, digits, spaces and . _ ' - only."],
+        [" ａnn ", "“ａnn” is taken at the moment. Another name, please?"],
+      ] as const) {
+        await bob.join(name);
+        await bob.page.getByRole("alert").filter({ hasText: why }).waitFor();
+      }
+      await bob.enter("Bob");
+      await cid.enter("Cid");
+      await ann.sees(["Ann you", "Bob", "Cid"]);
+      await bob.sees(["Ann", "Bob you", "Cid"]);
+      await cid.sees(["Ann", "Bob", "Cid you"]);
+      t.same(await cid.news(), ["Cid is here"], "nothing of before");
+      t.same(await ann.news(), ["Ann is here", "Bob is here", "Cid is here"]);
 
-    const invoked = await running();
-    t.same(
-      invoked.map(({ statusCode }) => statusCode),
-      [202, 202, 202],
-    );
-    t.equal(new Set(invoked.map(({ instanceId }) => instanceId)).size, 3);
-    const serving = (await platform<Instance>("instances")).filter(
-      ({ functionName, requestIds }) =>
-        functionName === "ws-fn" && requestIds.length > 0,
-    );
-    t.equal(serving.length, 3, "an instance for each member [WS-LIFE-3]");
-  });
+      const invoked = await running();
+      t.same(
+        invoked.map(({ statusCode }) => statusCode),
+        [202, 202, 202],
+      );
+      t.equal(new Set(invoked.map(({ instanceId }) => instanceId)).size, 3);
+      const serving = (await platform<Instance>("instances")).filter(
+        ({ functionName, requestIds }) =>
+          functionName === "ws-fn" && requestIds.length > 0,
+      );
+      t.equal(serving.length, 3, "an instance for each member [WS-LIFE-3]");
+    },
+  );
 
   const tabs = [ann, bob, cid];
 
-  await t.test("transmit: to all in one order, or to one", async (t) => {
-    const texts = [
-      ...["one", "<img src=x onerror=alert(1)>", "drei", "五"],
-      ...Array.from({ length: 8 }, (_, n) => `at once ${n}`),
-    ];
-    await Promise.all(
-      tabs.map(async (tab, index) => {
-        const own = texts.map((text) => `${text} ${index}`);
-        await tab.says(own[0] ?? "");
-        // Faster than the platform allows a client to be [WS-LIM-3]: the page has to wait with them.
-        await tab.page.evaluate(`
+  await t.test(
+    "SCN-CHAT-2: transmit: to all in one order, or to one",
+    async (t) => {
+      const texts = [
+        ...["one", "<img src=x onerror=alert(1)>", "drei", "五"],
+        ...Array.from({ length: 8 }, (_, n) => `at once ${n}`),
+      ];
+      await Promise.all(
+        tabs.map(async (tab, index) => {
+          const own = texts.map((text) => `${text} ${index}`);
+          await tab.says(own[0] ?? "");
+          // Faster than the platform allows a client to be [WS-LIM-3]: the page has to wait with them.
+          await tab.page.evaluate(`
           for (const text of ${JSON.stringify(own.slice(1))}) {
             document.getElementById("text").value = text;
             document.getElementById("mouth").requestSubmit();
           }`);
-      }),
-    );
-    const all = await Promise.all(
-      tabs.map((tab) =>
-        until(
-          async () => {
-            const said = await tab.said();
-            return said.length === 36 ? said : undefined;
-          },
-          { ms: WAIT_MS, message: "all is there" },
-        ),
-      ),
-    );
-    // The same order everywhere; only one's own name is "You".
-    const orders = all.map((said, index) =>
-      said.map((line) =>
-        line.replace("You", ["Ann", "Bob", "Cid"][index] ?? ""),
-      ),
-    );
-    t.same(orders[1], orders[0]);
-    t.same(orders[2], orders[0]);
-    for (const name of ["Ann", "Bob", "Cid"])
-      t.same(
-        orders[0]
-          ?.filter((line) => line.startsWith(name))
-          .map((line) => line.replace(/^\w+: | \d$/g, "")),
-        texts,
-        `what ${name} said is in ${name}'s order`,
+        }),
       );
-    t.equal(await cid.page.locator("#lines img").count(), 0, "text is text");
+      const all = await Promise.all(
+        tabs.map((tab) =>
+          until(
+            async () => {
+              const said = await tab.said();
+              return said.length === 36 ? said : undefined;
+            },
+            { ms: WAIT_MS, message: "all is there" },
+          ),
+        ),
+      );
+      // The same order everywhere; only one's own name is "You".
+      const orders = all.map((said, index) =>
+        said.map((line) =>
+          line.replace("You", ["Ann", "Bob", "Cid"][index] ?? ""),
+        ),
+      );
+      t.same(orders[1], orders[0]);
+      t.same(orders[2], orders[0]);
+      for (const name of ["Ann", "Bob", "Cid"])
+        t.same(
+          orders[0]
+            ?.filter((line) => line.startsWith(name))
+            .map((line) => line.replace(/^\w+: | \d$/g, "")),
+          texts,
+          `what ${name} said is in ${name}'s order`,
+        );
+      t.equal(await cid.page.locator("#lines img").count(), 0, "text is text");
 
-    await ann.says("psst", "Only Bob");
-    await bob.hears("psst");
-    await bob.says("yes?", "Only Ann");
-    await Promise.all([
-      ...[bob.hears("psst"), bob.hears("yes?")],
-      ...[ann.hears("psst"), ann.hears("yes?")],
-    ]);
-    t.same(await bob.alone(), [
-      "Ann to you only: psst",
-      "You to Ann only: yes?",
-    ]);
-    t.same(await ann.alone(), [
-      "You to Bob only: psst",
-      "Bob to you only: yes?",
-    ]);
-    t.same(await cid.alone(), []);
-  });
+      await ann.says("psst", "Only Bob");
+      await bob.hears("psst");
+      await bob.says("yes?", "Only Ann");
+      await Promise.all([
+        ...[bob.hears("psst"), bob.hears("yes?")],
+        ...[ann.hears("psst"), ann.hears("yes?")],
+      ]);
+      t.same(await bob.alone(), [
+        "Ann to you only: psst",
+        "You to Ann only: yes?",
+      ]);
+      t.same(await ann.alone(), [
+        "You to Bob only: psst",
+        "Bob to you only: yes?",
+      ]);
+      t.same(await cid.alone(), []);
+    },
+  );
 
   await t.test("nobody speaks in another's name", async (t) => {
     const { token } = await backend.prepare({
@@ -368,7 +377,7 @@ t.test("the chat room on the bridge, in a real browser", async (t) => {
     t.notOk((await ann.news()).some((line) => /Eve.*(left|gone)/.test(line)));
   });
 
-  await t.test("clean up: by the button, at once", async (t) => {
+  await t.test("SCN-CHAT-3: clean up: by the button, at once", async (t) => {
     const closed = closings();
     await ann.page.selectOption("#to", { label: "Only Bob" });
     await bob.page.click("#leave");
@@ -388,30 +397,36 @@ t.test("the chat room on the bridge, in a real browser", async (t) => {
     );
   });
 
-  await t.test("clean up: a closed tab, when its time is over", async (t) => {
-    const closed = closings();
-    await cid.page.close();
-    await ann.sees(["Ann you", "Cid away", "Eve", "Bob"]);
-    await ann.hears("Cid has lost the line and is gone");
-    await ann.sees(["Ann you", "Eve", "Bob"]);
-    t.same(await closed(), [{ statusCode: 456, closeCode: 1001 }]);
-  });
+  await t.test(
+    "SCN-CHAT-3: clean up: a closed tab, when its time is over",
+    async (t) => {
+      const closed = closings();
+      await cid.page.close();
+      await ann.sees(["Ann you", "Cid away", "Eve", "Bob"]);
+      await ann.hears("Cid has lost the line and is gone");
+      await ann.sees(["Ann you", "Eve", "Bob"]);
+      t.same(await closed(), [{ statusCode: 456, closeCode: 1001 }]);
+    },
+  );
 
-  await t.test("clean up: page and instance gone, by the lease", async (t) => {
-    const fay = await open();
-    await fay.enter("Fay");
-    await ann.sees(["Ann you", "Eve", "Bob", "Fay"]);
-    const her = await newestInstance();
-    process.kill(her.pid, "SIGSTOP"); // so that it cannot hear the tab go
-    await fay.context.close();
-    process.kill(her.pid, "SIGKILL");
-    await ann.hears("Fay has lost the line and is gone");
-    await Promise.all([
-      ann.sees(["Ann you", "Eve", "Bob"]),
-      bob.sees(["Ann", "Eve", "Bob you"]),
-    ]);
-    t.ok([439, 456].includes((await ended(her)).statusCode));
-  });
+  await t.test(
+    "SCN-CHAT-3: clean up: page and instance gone, by the lease",
+    async (t) => {
+      const fay = await open();
+      await fay.enter("Fay");
+      await ann.sees(["Ann you", "Eve", "Bob", "Fay"]);
+      const her = await newestInstance();
+      process.kill(her.pid, "SIGSTOP"); // so that it cannot hear the tab go
+      await fay.context.close();
+      process.kill(her.pid, "SIGKILL");
+      await ann.hears("Fay has lost the line and is gone");
+      await Promise.all([
+        ann.sees(["Ann you", "Eve", "Bob"]),
+        bob.sees(["Ann", "Eve", "Bob you"]),
+      ]);
+      t.ok([439, 456].includes((await ended(her)).statusCode));
+    },
+  );
 
   // Now, not in the end: the platform would wait for pages that nobody moves any more.
   await browser.close();

@@ -121,7 +121,7 @@ t.test("what is wrong is said in words, not as a pattern", async (t) => {
   const cases: [said: string | undefined, words: string][] = [
     [
       await get("/v1/events?type=foo"),
-      "/query/type must be connected, disconnected or message.undelivered, several separated by commas",
+      "/query/type must be connected, disconnected, message.undelivered or event, several separated by commas",
     ],
     [
       await get("/v1/events?lastEventId=abc"),
