@@ -147,10 +147,10 @@ return {text(missed), unpack(begun)}
 `,
 };
 
-/** What nobody needs any more. KEYS events identities; ARGV eventsMs settledMs, then identities whose mark is gone. */
+/** What nobody needs any more. KEYS events identities bytes; ARGV eventsMs settledMs, then identities whose mark is gone. */
 export const tidyEventsScript: Script = {
   name: "bridgeTidyEvents",
-  keys: 2,
+  keys: 3,
   lua: `${clock}
 -- Tidying makes room, so a full Redis must not refuse it (full.ts).
 redis.call('ZREM', KEYS[2], '')
@@ -160,6 +160,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(ms))
 local longest = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2]
 if longest then redis.call('PEXPIREAT', KEYS[2], longest) end
 redis.call('XTRIM', KEYS[1], 'MINID', text(us - tonumber(ARGV[1]) * 1000))
+if redis.call('XLEN', KEYS[1]) == 0 then redis.call('DEL', KEYS[1], KEYS[3]) end
 return 1
 `,
 };
@@ -287,7 +288,7 @@ export class Events {
     const { eventsMs, standstillMs } = this.#options;
     await this.#redis.run(
       tidyEventsScript,
-      [keys.events, keys.eventIdentities],
+      [keys.events, keys.eventIdentities, keys.eventBytes],
       [eventsMs, standstillMs * settledAfter, ...settled],
     );
   }
