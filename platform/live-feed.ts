@@ -84,6 +84,8 @@ export class LiveFeed {
       "Cache-Control": "no-store",
     });
     if (this.#readers.size === 0) this.#start();
+    // What is not told yet will be in the picture, and must not come again after it.
+    else this.#tick();
     this.#readers.add(res);
     res.once("close", () => {
       this.#readers.delete(res);

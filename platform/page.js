@@ -34,6 +34,8 @@ let bill;
 let clockAhead = 0;
 let which = "all";
 let onlyRequest;
+/** Lines that were fetched, as often as they were there: the live feed may bring them once more. */
+const fetched = new Map();
 let concurrent = new Set();
 
 const now = () => Date.now() + clockAhead;
@@ -80,7 +82,7 @@ function showChange(change) {
   for (const one of change.instances ?? []) showInstance(one);
   for (const id of change.gone ?? []) showGone(id);
   for (const one of change.invocations) showInvocation(one);
-  showLines(change.logs, change.skipped);
+  showLines(change.logs.filter(isNew), change.skipped);
   if (change.bill) {
     bill = change.bill;
     showBill(bill);
@@ -466,10 +468,21 @@ async function followRequest(requestId) {
   if (text === "" || onlyRequest !== requestId) return;
   for (const line of [...at("lines").children])
     if (line.dataset.request === requestId) line.remove();
-  showLines(
-    text.split("\n").map((line) => JSON.parse(line)),
-    0,
-  );
+  const records = text.split("\n").map((line) => JSON.parse(line));
+  fetched.clear();
+  for (const record of records) {
+    const key = JSON.stringify(record);
+    fetched.set(key, (fetched.get(key) ?? 0) + 1);
+  }
+  showLines(records, 0);
+}
+
+/** False for a line of the live feed that was fetched before it came. */
+function isNew(record) {
+  const key = JSON.stringify(record);
+  const times = fetched.get(key) ?? 0;
+  if (times > 0) fetched.set(key, times - 1);
+  return times === 0;
 }
 
 at("log-request").addEventListener("click", () => {

@@ -1,7 +1,7 @@
 /**
  * How full Redis is, and the refusal of what is new well before it is full: the room that is left is for those who drain
  * it. A process may be frozen between two requests, so nothing runs here by itself: who asks for admission
- * brings the knowledge up to date, at most a few times a second, and waits for it only when it is old or the mark is near.
+ * brings the knowledge up to date, a few times a second, and waits for it only when it is old or the mark is near.
  *
  *            used ≥ mark           used < 95 % of the mark
  *   roomy ──────────────────▶ full ───────────────────────▶ roomy      for each master by itself
@@ -17,6 +17,10 @@ const freshMs = 250;
 const staleMs = 1_000;
 /** The same where there is no limit, or none that we may see: somebody may set one, some day. */
 const unlimitedStaleMs = 60_000;
+/** Having added this share of the limit a process looks again, and … */
+const lookAt = 0.01;
+/** … having added this share, it waits for that. */
+const waitAt = 0.03;
 /** Used memory must fall below this share of the mark before anything is taken again. */
 const calmAt = 0.95;
 /** What a message takes besides its body until its receipt is over, rounded up; bytes. */
@@ -79,11 +83,18 @@ export class RedisMemory {
     const master = this.#master(name);
     const ageMs = Date.now() - master.atMs;
     const old = master.limitBytes > 0 ? staleMs : unlimitedStaleMs;
-    if (ageMs < 0 || ageMs > old || this.#seemsFull(master))
+    const added = master.limitBytes > 0 ? master.addedBytes : 0;
+    if (
+      ageMs < 0 ||
+      ageMs > old ||
+      added > waitAt * master.limitBytes ||
+      this.#seemsFull(master)
+    )
       return this.#ask(name).then((answered) => {
         if (answered) this.#decide(master, bytes);
       });
-    if (ageMs > freshMs) void this.#ask(name);
+    if (ageMs > freshMs || added > lookAt * master.limitBytes)
+      void this.#ask(name);
     this.#decide(master, bytes);
     return undefined;
   }

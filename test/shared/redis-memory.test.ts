@@ -4,7 +4,7 @@ import { BridgeError } from "../../shared/errors.js";
 import type { Logger } from "../../shared/logging.js";
 import { RedisMemory } from "../../shared/redis-memory.js";
 
-/** Masters `a` and `b` with room for 10,000 bytes each, a mark at 8,000; the first letter of a tag names its master. */
+/** Masters `a` and `b` with room for a million bytes each, a mark at 800,000; the first letter of a tag names its master. */
 function setup(t: Test, high = 0.8) {
   const used: Record<string, number> = { a: 0, b: 0 };
   const asked: string[] = [];
@@ -25,7 +25,7 @@ function setup(t: Test, high = 0.8) {
         asked.push(master);
         if (failure) return Promise.reject(failure);
         return Promise.resolve(
-          `# Memory\r\nused_memory:${(used[master] ?? 0) + 100}\r\nmaxmemory:10000\r\n` +
+          `# Memory\r\nused_memory:${(used[master] ?? 0) + 100}\r\nmaxmemory:1000000\r\n` +
             `maxmemory_policy:${state.policy}\r\nmem_not_counted_for_evict:100\r\n`,
         );
       },
@@ -59,7 +59,7 @@ t.test("a process that stood still asks before it takes", async (t) => {
   const { admit, used, state, asked } = setup(t);
   t.equal(await admit("a"), "waited: taken", "nothing is known yet");
   t.equal(await admit("a"), "at once: taken");
-  used["a"] = 8_000;
+  used["a"] = 800_000;
   state.nowMs += 200;
   t.equal(await admit("a"), "at once: taken", "known well enough");
   t.equal(asked.length, 1);
@@ -70,31 +70,44 @@ t.test("a process that stood still asks before it takes", async (t) => {
   used["a"] = 0;
   state.nowMs += 60_000;
   t.equal(await admit("a"), "waited: taken", "frozen for a minute");
-  used["a"] = 9_000;
+  used["a"] = 900_000;
   state.nowMs -= 3_600_000;
   t.equal(await admit("a"), "waited: redis_full", "the clock went back");
 });
 
 t.test("what is taken meanwhile counts before Redis says so", async (t) => {
   const { admit, used, asked } = setup(t);
-  await admit("a", 3_000);
-  t.equal(await admit("a", 5_000), "at once: taken");
-  used["a"] = 7_900;
+  used["a"] = 795_000;
+  await admit("a");
+  t.equal(await admit("a", 4_000), "at once: taken");
+  used["a"] = 799_900;
   t.equal(await admit("a", 1), "waited: taken", "near the mark: asked");
-  used["a"] = 8_100;
+  used["a"] = 800_100;
   t.equal(await admit("a", 1), "waited: redis_full");
   t.equal(asked.length, 3);
+});
+
+t.test("who adds much looks sooner, for others add as well", async (t) => {
+  const { admit, used, asked } = setup(t);
+  await admit("a", 9_000);
+  t.equal(await admit("a", 5_000), "at once: taken");
+  t.equal(asked.length, 1, "not a hundredth of the limit yet");
+  t.equal(await admit("a"), "at once: taken");
+  t.equal(asked.length, 2, "asked beside it");
+  await admit("a", 40_000);
+  used["a"] = 900_000;
+  t.equal(await admit("a"), "waited: redis_full", "more than three hundredths");
 });
 
 t.test("it does not flap: 5 % lower before it goes on", async (t) => {
   const { admit, used, state, lines } = setup(t);
   for (const [bytes, outcome] of [
-    [7_999, "taken"],
-    [8_000, "redis_full"],
-    [7_999, "redis_full"],
-    [7_600, "redis_full"],
-    [7_599, "taken"],
-    [7_999, "taken"],
+    [799_999, "taken"],
+    [800_000, "redis_full"],
+    [799_999, "redis_full"],
+    [760_000, "redis_full"],
+    [759_999, "taken"],
+    [799_999, "taken"],
   ] as const) {
     used["a"] = bytes;
     state.nowMs += 2_000;
@@ -106,7 +119,7 @@ t.test("it does not flap: 5 % lower before it goes on", async (t) => {
 
 t.test("each master of a Cluster is full by itself", async (t) => {
   const { admit, used } = setup(t);
-  used["b"] = 9_000;
+  used["b"] = 900_000;
   t.equal(await admit("a1"), "waited: taken");
   t.equal(await admit("b1"), "waited: redis_full");
 });
@@ -135,7 +148,7 @@ t.test("an evicting policy is told once, at the start", async (t) => {
 
 t.test("0 is off", async (t) => {
   const { admit, used, asked } = setup(t, 0);
-  used["a"] = 10_000;
+  used["a"] = 1_000_000;
   t.equal(await admit("a"), "at once: taken");
   t.same(asked, []);
 });
