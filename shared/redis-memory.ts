@@ -17,10 +17,12 @@ const freshMs = 250;
 const staleMs = 1_000;
 /** The same where there is no limit, or none that we may see: somebody may set one, some day. */
 const unlimitedStaleMs = 60_000;
-/** Having added this share of the limit a process looks again, and … */
+/** Having added this share of the limit a process looks again, … */
 const lookAt = 0.01;
-/** … having added this share, it waits for that. */
+/** … and having added this share, it waits for that. */
 const waitAt = 0.03;
+/** The shares are of no more than this, bytes: a limit may have been set, or lowered, a moment ago. */
+const sharedBytesMax = 134_217_728;
 /** Used memory must fall below this share of the mark before anything is taken again. */
 const calmAt = 0.95;
 /** What a message takes besides its body until its receipt is over, rounded up; bytes. */
@@ -83,18 +85,14 @@ export class RedisMemory {
     const master = this.#master(name);
     const ageMs = Date.now() - master.atMs;
     const old = master.limitBytes > 0 ? staleMs : unlimitedStaleMs;
-    const added = master.limitBytes > 0 ? master.addedBytes : 0;
-    if (
-      ageMs < 0 ||
-      ageMs > old ||
-      added > waitAt * master.limitBytes ||
-      this.#seemsFull(master)
-    )
+    const added =
+      master.addedBytes /
+      Math.min(master.limitBytes || Infinity, sharedBytesMax);
+    if (ageMs < 0 || ageMs > old || added > waitAt || this.#seemsFull(master))
       return this.#ask(name).then((answered) => {
         if (answered) this.#decide(master, bytes);
       });
-    if (ageMs > freshMs || added > lookAt * master.limitBytes)
-      void this.#ask(name);
+    if (ageMs > freshMs || added > lookAt) void this.#ask(name);
     this.#decide(master, bytes);
     return undefined;
   }

@@ -242,4 +242,19 @@ t.test("the last words of an instance that is frozen are heard", async (t) => {
       "before its end",
     );
   }
+
+  // All at once, and acks beside it: the platform cuts off who sends more than ten frames in any second.
+  const c = await from.prepare();
+  const busy = startApplication(t, { token: c.token, to: () => url });
+  await busy.bridge.ready;
+  let over = false;
+  const said = Promise.all(
+    Array.from({ length: 16 }, (_, n) => busy.bridge.send("e", String(n))),
+  ).finally(() => {
+    over = true;
+  });
+  for (let n = 0; !over; n += 1) await from.accepted(c.connectionId, String(n));
+  await said;
+  t.same([busy.dials, busy.errors], [1, []]);
+  await busy.bridge.close();
 });

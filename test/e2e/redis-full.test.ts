@@ -200,9 +200,15 @@ t.test("a full Redis", async (t) => {
     // ws-fn looks for itself, and Redis may have freed a few buffers since.
     await maxmemory(redis, Math.round(limit * 0.97));
     isRefused(t, await backend.ask("POST", "/v1/connections"));
-    const refused = await upgrade(ws.url);
+    // The first may be let in: what ws-fn knows may be from before there was a limit, and it asks beside it.
+    const refused = await until(
+      async () => {
+        const answer = await upgrade(ws.url);
+        return answer === "open" ? undefined : answer;
+      },
+      { message: "a new connection is refused" },
+    );
     await maxmemory(redis, limit);
-    if (refused === "open") throw new Error("a new connection was taken");
     t.equal(refused.statusCode, 503);
     t.match(refused.headers["retry-after"], /^[1-9]\d*$/);
 
