@@ -108,30 +108,13 @@ export class DeliveryQueues {
    * was made while Redis was away would be broken for good.
    */
   #backend(): Promise<RedisQueueBackend> {
-    if (!this.#redis.healthy)
-      return Promise.reject(
-        new BridgeError("redis_unavailable", { retryAfterSeconds: 1 }),
-      );
-    this.#root ??= (async () => {
-      try {
-        const root = createRedisBackend("root", {
-          connection: this.#redis.client,
-          prefix: bullPrefix,
-          // Siblings inherit these; a Worker's own are not asked.
-          lockDuration: lockMs,
-          stalledInterval,
-          maxStalledCount: always,
-        } as Parameters<typeof createRedisBackend>[1]);
-        root.on("error", (error: Error) =>
-          this.#logger.debug({ err: error }, "BullMQ connection error"),
-        );
-        await root.waitUntilReady();
-        return root;
-      } catch (error) {
-        this.#root = undefined;
-        throw error;
-      }
-    })();
+    this.#root ??= openRoot(this.#redis, this.#logger, "root", {
+      lockDuration: lockMs,
+      stalledInterval,
+    }).catch((error: unknown) => {
+      this.#root = undefined;
+      throw error;
+    });
     return this.#root;
   }
 
@@ -317,18 +300,6 @@ export class DeliveryQueues {
     if (this.#scheduleWorker || this.#closed) return;
     const root = await this.#backend();
     await this.#silenceSchedule();
-    const blocking = this.#redis.openBlocking();
-    const factory = ((name: string) => {
-      const sibling = patient(root.forQueue(name) as RedisQueueBackend);
-      const own = new RedisConnection(blocking, {
-        shared: true,
-        blocking: true,
-      });
-      // The link logs it already; without a listener a reset (RST, not FIN) of this one socket ends the process.
-      own.on("error", () => undefined);
-      sibling.blockingConnection = own;
-      return sibling;
-    }) as BackendFactory<RedisQueueBackend>;
     const worker = new Worker<ScheduledJob>(
       keys.scheduleQueue,
       async (job: Job<ScheduledJob>) => {
@@ -348,7 +319,7 @@ export class DeliveryQueues {
         maxStalledCount: always,
         runRetryDelay: fetchRetryMs,
       },
-      factory,
+      withBlocking(root, this.#redis),
     );
     worker.on("error", (error) => {
       const level = this.#mayTellSchedule() ? "warn" : "debug";
@@ -395,11 +366,52 @@ export class DeliveryQueues {
 }
 
 /**
+ * A backend whose siblings serve queues over the process's one command connection; they inherit the options, a Worker's own are
+ * not asked. Throws redis_unavailable while Redis is away: one that was made then would be broken for good.
+ */
+export async function openRoot(
+  redis: RedisLink,
+  logger: Logger,
+  name: string,
+  options: { lockDuration: number; stalledInterval: number },
+): Promise<RedisQueueBackend> {
+  if (!redis.healthy)
+    throw new BridgeError("redis_unavailable", { retryAfterSeconds: 1 });
+  const root = createRedisBackend(name, {
+    connection: redis.client,
+    prefix: bullPrefix,
+    maxStalledCount: always,
+    ...options,
+  } as Parameters<typeof createRedisBackend>[1]);
+  root.on("error", (error: Error) =>
+    logger.debug({ err: error }, "BullMQ connection error"),
+  );
+  await root.waitUntilReady();
+  return root;
+}
+
+/** For a stock Worker: it waits for jobs on a connection of its own. */
+export function withBlocking(
+  root: RedisQueueBackend,
+  redis: RedisLink,
+): BackendFactory<RedisQueueBackend> {
+  const blocking = redis.openBlocking();
+  return ((name: string) => {
+    const sibling = patient(root.forQueue(name) as RedisQueueBackend);
+    const own = new RedisConnection(blocking, { shared: true, blocking: true });
+    // The link logs it already; without a listener a reset (RST, not FIN) of this one socket ends the process.
+    own.on("error", () => undefined);
+    sibling.blockingConnection = own;
+    return sibling;
+  }) as BackendFactory<RedisQueueBackend>;
+}
+
+/**
  * While Redis is away our connection refuses a command in the same turn of the event loop. BullMQ takes that for no
  * error of the connection and asks again at once, for ever, and nothing else of the process runs: a refusal must last.
  * So must that of a Redis out of memory, where even a fetch from an empty queue is refused.
  */
-export function patient(backend: RedisQueueBackend): RedisQueueBackend {
+function patient(backend: RedisQueueBackend): RedisQueueBackend {
   const fetchJob = backend.moveToActive.bind(backend);
   let retryMs = fetchRetryMs;
   backend.moveToActive = async (...args) => {

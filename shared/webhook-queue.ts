@@ -5,19 +5,22 @@
  */
 import { setMaxListeners } from "node:events";
 import {
-  createRedisBackend,
   Queue,
-  RedisConnection,
   Worker,
   type BackendFactory,
   type Job,
   type RedisQueueBackend,
 } from "bullmq";
 import type { BegunLane, LaneKeeper } from "./events.js";
-import { BridgeError } from "./errors.js";
 import { bullPrefix, keys } from "./keys.js";
 import { sparing, type Logger } from "./logging.js";
-import { always, closeWithin, fetchRetryMs, patient } from "./queue.js";
+import {
+  always,
+  closeWithin,
+  fetchRetryMs,
+  openRoot,
+  withBlocking,
+} from "./queue.js";
 import type { RedisLink } from "./redis.js";
 
 /** How long an add may take; a sweep adds what is missing. */
@@ -133,18 +136,6 @@ export class WebhookQueue implements LaneKeeper {
     if (this.#worker || this.#stopping.signal.aborted) return;
     await this.#open();
     const root = await this.#backend();
-    const blocking = this.#redis.openBlocking();
-    const factory = ((name: string) => {
-      const sibling = patient(root.forQueue(name) as RedisQueueBackend);
-      const own = new RedisConnection(blocking, {
-        shared: true,
-        blocking: true,
-      });
-      // The link logs it already; without a listener a reset of this one socket ends the process.
-      own.on("error", () => undefined);
-      sibling.blockingConnection = own;
-      return sibling;
-    }) as BackendFactory<RedisQueueBackend>;
     const worker = new Worker<BegunLane>(
       keys.webhookQueue,
       async ({ data }: Job<BegunLane>) => {
@@ -172,7 +163,7 @@ export class WebhookQueue implements LaneKeeper {
             error instanceof ComeAgain ? error.delayMs : againMs,
         },
       },
-      factory,
+      withBlocking(root, this.#redis),
     );
     worker.on("error", (error) => {
       const level = this.#mayTellWorker() ? "warn" : "debug";
@@ -194,30 +185,13 @@ export class WebhookQueue implements LaneKeeper {
   }
 
   #backend(): Promise<RedisQueueBackend> {
-    if (!this.#redis.healthy)
-      return Promise.reject(
-        new BridgeError("redis_unavailable", { retryAfterSeconds: 1 }),
-      );
-    this.#root ??= (async () => {
-      try {
-        const root = createRedisBackend("webhooks", {
-          connection: this.#redis.client,
-          prefix: bullPrefix,
-          // Siblings inherit these; a Worker's own are not asked.
-          lockDuration: lockMs,
-          stalledInterval,
-          maxStalledCount: always,
-        } as Parameters<typeof createRedisBackend>[1]);
-        root.on("error", (error: Error) =>
-          this.#logger.debug({ err: error }, "BullMQ connection error"),
-        );
-        await root.waitUntilReady();
-        return root;
-      } catch (error) {
-        this.#root = undefined;
-        throw error;
-      }
-    })();
+    this.#root ??= openRoot(this.#redis, this.#logger, "webhooks", {
+      lockDuration: lockMs,
+      stalledInterval,
+    }).catch((error: unknown) => {
+      this.#root = undefined;
+      throw error;
+    });
     return this.#root;
   }
 
