@@ -44,6 +44,8 @@ const WELCOME_DEADLINE_MS = 30_000;
 const SILENT_HEARTBEATS = 2.5;
 /** Used when `welcome` names no interval: 4 acks a second leave room under the 10 messages/s a client may send. */
 const ACK_INTERVAL_MS = 250;
+/** Likewise for groups: their offsets matter when a page is loaded anew, since this client names its own when it resumes. */
+const GROUP_ACK_INTERVAL_MS = 5_000;
 /** Failing without a pause for this long ends the attempts; equals the server's resume window. */
 const GIVE_UP_MS = 120_000;
 /** The most that one attempt adds to the time above, so that a laptop's sleep does not count as failing. */
@@ -159,7 +161,13 @@ class Connection implements Bridge {
   readonly #seq: Position = { at: 0, handed: false, unacked: false };
   readonly #groups = new Map<string, Position>();
   #ackedAt = -Infinity;
+  #groupsAckedAt = -Infinity;
+  /** From then on an ack takes the groups along; Infinity: nothing new of any. */
+  #groupsFrom = Infinity;
+  /** Who got the same broadcast does not ack it in the same instant: this part of half an interval later. */
+  readonly #spread: number;
   #ackTimer: unknown;
+  #ackTimerAt = Infinity;
 
   #drainTimer: unknown;
   #retryTimer: unknown;
@@ -182,6 +190,7 @@ class Connection implements Bridge {
     this.#options = options;
     this.#WebSocket = options.WebSocket ?? globalWebSocket();
     this.#clock = options.clock ?? systemClock;
+    this.#spread = this.#random();
     this.#failedAt = this.#clock.now();
     let settle: Settle<Welcome> | undefined;
     this.ready = new Promise((resolve, reject) => {
@@ -279,7 +288,7 @@ class Connection implements Bridge {
     );
     // When a handler calls close(), it returns first: then its message counts as arrived and the last ack says so.
     await Promise.resolve();
-    this.#sendAck(links[0]);
+    this.#sendAck(links[0], true);
     await Promise.all(
       links.map((link) => link && endSocket(link.socket, this.#clock)),
     );
@@ -306,7 +315,7 @@ class Connection implements Bridge {
   #leaveLink(): Link | undefined {
     const link = this.#link;
     this.#link = undefined;
-    this.#ackTimer = this.#clear(this.#ackTimer);
+    this.#stopAckTimer();
     this.#drainTimer = this.#clear(this.#drainTimer);
     this.#outgoingTimer = this.#clear(this.#outgoingTimer);
     if (link !== undefined) link.watchdog = this.#clear(link.watchdog);
@@ -428,12 +437,15 @@ class Connection implements Bridge {
       BACKOFF_CAP_MS,
       BACKOFF_BASE_MS * 2 ** this.#retries++,
     );
-    const random = this.#options.random ?? Math.random;
     this.#retryTimer = this.#clock.setTimeout(() => {
       this.#retryTimer = undefined;
       this.#dial();
-    }, random() * ceiling);
+    }, this.#random() * ceiling);
     if (this.#welcome !== undefined) this.#setState("resuming");
+  }
+
+  #random(): number {
+    return (this.#options.random ?? Math.random)();
   }
 
   #fail(error: BridgeError): void {
@@ -462,7 +474,7 @@ class Connection implements Bridge {
 
   /** `drain`: on to a new socket in the slot that the server gave, with the old one open until `welcome`. */
   #move(): void {
-    this.#sendAck(this.#link);
+    this.#sendAck(this.#link, true);
     // From here on the old socket's input is dropped: the new one brings everything after `seq`.
     this.#previous = this.#leaveLink();
     this.#setState("resuming");
@@ -571,6 +583,7 @@ class Connection implements Bridge {
       // What was recovered follows as messages, so our own position stays until they are here.
       if (known?.epoch === epoch && recovered !== false) {
         known.unacked = known.handed;
+        if (known.unacked) this.#groupNews();
         continue;
       }
       this.#groups.set(group, {
@@ -644,7 +657,10 @@ class Connection implements Bridge {
     position.at = number;
     position.epoch = frame.epoch;
     position.handed = position.unacked = true;
-    if (frame.group !== undefined) this.#groups.set(frame.group, position);
+    if (frame.group !== undefined) {
+      this.#groups.set(frame.group, position);
+      this.#groupNews();
+    }
     this.#ackSoon();
   }
 
@@ -760,42 +776,79 @@ class Connection implements Bridge {
     this.#outgoing.clear();
   }
 
-  // Acks: the first at once, then one per interval, the last never forgotten
+  // Acks: the first of `seq` at once, then one per interval, the last never forgotten. Groups are acked rarely: along with
+  // an ack of `seq` when their interval is over, by themselves a little later.
+
+  get #groupInterval(): number {
+    return this.#welcome?.limits?.groupAckIntervalMs ?? GROUP_ACK_INTERVAL_MS;
+  }
+
+  /** Of a quiet group half an interval from now on, of a busy one an interval after the last time. */
+  #groupNews(): void {
+    const half = this.#groupInterval / 2;
+    const from = Math.max(this.#clock.now(), this.#groupsAckedAt + half) + half;
+    this.#groupsFrom = Math.min(this.#groupsFrom, from);
+  }
 
   #ackSoon(): void {
     if (this.#link === undefined) return;
     const interval = this.#welcome?.limits?.ackIntervalMs ?? ACK_INTERVAL_MS;
-    const wait = this.#ackedAt + interval - this.#clock.now();
+    const groupsAt =
+      this.#groupsFrom + (this.#spread * this.#groupInterval) / 2;
+    const at = Math.max(
+      this.#ackedAt + interval,
+      this.#seq.unacked ? -Infinity : groupsAt,
+    );
+    const wait = Math.ceil(at - this.#clock.now());
     // Not left to the timer alone: a page in the background has its timers slowed down.
     if (wait <= 0) this.#sendAck(this.#link);
-    else {
-      this.#ackTimer ??= this.#clock.setTimeout(
-        () => this.#sendAck(this.#link),
-        wait,
-      );
+    else if (at < this.#ackTimerAt) {
+      this.#stopAckTimer();
+      this.#ackTimerAt = at;
+      this.#ackTimer = this.#clock.setTimeout(() => {
+        this.#stopAckTimer();
+        this.#ackSoon();
+      }, wait);
     }
   }
 
-  #sendAck(link: Link | undefined): void {
+  #stopAckTimer(): void {
     this.#ackTimer = this.#clear(this.#ackTimer);
-    const groups = [...this.#groups].filter(([, position]) => position.unacked);
-    if (!this.#seq.unacked && groups.length === 0) return;
+    this.#ackTimerAt = Infinity;
+  }
+
+  /** `all`: the socket is being left. */
+  #sendAck(link: Link | undefined, all = false): void {
+    this.#stopAckTimer();
     if (link?.welcomedAt === undefined || link.socket.readyState !== OPEN) {
       return;
     }
-    const frame = {
-      type: "ack",
-      seq: this.#seq.at,
-      ...(groups.length > 0
-        ? {
-            groups: Object.fromEntries(groups.map(([name, p]) => [name, p.at])),
-          }
-        : {}),
-    };
-    link.socket.send(JSON.stringify(frame));
-    this.#ackedAt = this.#clock.now();
-    this.#seq.unacked = false;
-    for (const [, position] of groups) position.unacked = false;
+    const now = this.#clock.now();
+    const isTime = all || now >= this.#groupsFrom;
+    if (isTime) this.#groupsFrom = Infinity;
+    const groups = [...this.#groups].filter(
+      ([, position]) => isTime && position.unacked,
+    );
+    if (this.#seq.unacked || groups.length > 0) {
+      const frame = {
+        type: "ack",
+        seq: this.#seq.at,
+        ...(groups.length > 0
+          ? {
+              groups: Object.fromEntries(
+                groups.map(([name, p]) => [name, p.at]),
+              ),
+            }
+          : {}),
+      };
+      link.socket.send(JSON.stringify(frame));
+      this.#ackedAt = now;
+      if (groups.length > 0) this.#groupsAckedAt = now;
+      this.#seq.unacked = false;
+      for (const [, position] of groups) position.unacked = false;
+    }
+    // Groups whose time has not come.
+    if (this.#groupsFrom < Infinity) this.#ackSoon();
   }
 
   get #isOpen(): boolean {

@@ -43,6 +43,7 @@ export interface Welcome {
     readonly bytesPerSecond?: number;
     readonly maxBytes?: number;
     readonly ackIntervalMs?: number;
+    readonly groupAckIntervalMs?: number;
   };
 }
 

@@ -1434,6 +1434,11 @@ export interface components {
             maxBytes: number;
             /** @description Shortest time between two acks, milliseconds. Default 250. */
             ackIntervalMs: number;
+            /**
+             * @description Shortest time between two acks that name `groups`, milliseconds. Default 5000. An offset that was acked counts only
+             *     for a client that comes back without naming its own.
+             */
+            groupAckIntervalMs: number;
         };
         /**
          * @description A message, with `seq`, or for a group or everybody with `group`, `epoch` and `offset`. One too large for a frame of

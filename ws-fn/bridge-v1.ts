@@ -25,6 +25,8 @@ import {
 
 /** Shortest time between two acks that a client should keep; with pongs it stays well below the limits. */
 const ackIntervalMs = 250;
+/** Likewise for groups: what was acked of one counts only for a client that comes back without its offsets. */
+const groupAckIntervalMs = 5_000;
 /** Bytes of a part's body: base64 needs a third more, escaped text up to six times as much in the worst case. */
 const binaryPartBytes = 180_000;
 /** Everything of a frame but the body: at most 700 with a group, a content type of 256 characters that may be escaped, a user of 128. */
@@ -334,6 +336,7 @@ export function bridgeSpeaker(): Speaker {
           bytesPerSecond,
           maxBytes: frameBytesMax,
           ackIntervalMs,
+          groupAckIntervalMs,
         },
       };
       return frame(welcome);

@@ -791,21 +791,24 @@ t.test("close()", async (t) => {
   });
 });
 
+const toGroup = (group: string, offset: number, epoch = "e1"): object =>
+  message(0, {
+    seq: undefined,
+    group,
+    offset,
+    epoch,
+    id: `m_${group}${offset}`,
+  });
+
 t.test("groups", async (t) => {
-  const toGroup = (group: string, offset: number, epoch = "e1"): object =>
-    message(0, {
-      seq: undefined,
-      group,
-      offset,
-      epoch,
-      id: `m_${group}${offset}`,
-    });
   const groups = { a: { epoch: "e1", offset: 10 } };
 
   t.test("have numbers of their own, acked apart from seq", async (t) => {
-    const { last, messages } = start(t);
+    const { last, clock, messages } = start(t);
     last().open().say(welcome({ groups }));
     last().say(toGroup("a", 10)).say(toGroup("a", 12)).say(toGroup("a", 12));
+    t.same(last().sent, [], "not at once");
+    clock.advance(5_000);
     t.same(last().sent, [{ type: "ack", seq: 100, groups: { a: 12 } }]);
     t.match(messages, [{ id: "m_a12", group: "a", seq: undefined }]);
   });
@@ -834,6 +837,186 @@ t.test("groups", async (t) => {
     t.same(
       messages.map(({ id }) => id),
       ["m_a12", "m_b5", "m_a13", "m_b91"],
+    );
+  });
+});
+
+t.test("acks of groups", async (t) => {
+  const groups = {
+    a: { epoch: "e1", offset: 10 },
+    b: { epoch: "e1", offset: 10 },
+  };
+  /** What the acks of this socket said of groups, in order. */
+  const said = ({ sent }: FakeSocket): unknown[] =>
+    sent.flatMap((frame) => frame["groups"] ?? []);
+
+  t.test("wait for half an interval, and a random half", async (t) => {
+    for (const [random, at] of [
+      [0, 2_500],
+      [0.5, 3_750],
+      [1, 5_000],
+    ] as const) {
+      const { last, clock } = start(t, { random: () => random });
+      // Of an older server: `limits` does not name the interval.
+      last().open().say(welcome({ groups }));
+      for (let n = 1; n <= 20; n++) last().say(toGroup("a", 10 + n));
+      last().say(toGroup("b", 11));
+      clock.advance(at - 1);
+      t.same(last().sent, []);
+      clock.advance(1);
+      const ack = { type: "ack", seq: 100, groups: { a: 30, b: 11 } };
+      t.same(last().sent, [ack], "one for all of them");
+      clock.advance(100_000);
+      t.same(last().sent, [ack], "nothing new, no ack");
+    }
+  });
+
+  t.test("come once in the interval that welcome names", async (t) => {
+    const { last, clock } = start(t);
+    const limits = { ackIntervalMs: 250, groupAckIntervalMs: 1_000 };
+    last().open().say(welcome({ groups, limits }));
+    const times: number[] = [];
+    const look = (): void => {
+      if (said(last()).length > times.length) times.push(clock.now());
+    };
+    // Then the connection has messages of its own, too: their acks are as frequent as ever.
+    for (let n = 1; n <= 1_000; n++) {
+      last().say(toGroup("a", 10 + n));
+      if (n > 500) last().say(message(100 + n));
+      look();
+      clock.advance(10);
+      look();
+    }
+    const between = times.map((at, i) => at - (times[i - 1] ?? 0));
+    t.ok(
+      between.every((ms) => ms >= 1_000 && ms <= 1_500),
+      `${between}`,
+    );
+    t.ok(last().acks.length <= times.length + 21, "21 in 5 s, as without");
+  });
+
+  /** A message to a group, and `ms` later one of its own. */
+  const rideAlong = (t: Test, ms: number) => {
+    const { last, clock } = start(t);
+    last().open().say(welcome({ groups }));
+    last().say(toGroup("a", 11));
+    clock.advance(ms);
+    last().say(message(101));
+    const [first] = last().sent;
+    clock.advance(100_000);
+    return { first, frames: last().sent.length };
+  };
+
+  t.test("ride along when it is nearly time", async (t) => {
+    t.same(rideAlong(t, 2_499), {
+      first: { type: "ack", seq: 101 },
+      frames: 2,
+    });
+    t.same(rideAlong(t, 2_500), {
+      first: { type: "ack", seq: 101, groups: { a: 11 } },
+      frames: 1,
+    });
+  });
+
+  t.test("keep the pace of all acks", async (t) => {
+    const { last, clock } = start(t, { random: () => 0 });
+    last().open().say(welcome({ groups }));
+    last().say(toGroup("a", 11));
+    clock.advance(2_400);
+    last().say(message(101));
+    clock.advance(249);
+    t.same(last().sent, [{ type: "ack", seq: 101 }]);
+    clock.advance(1);
+    t.same(said(last()), [{ a: 11 }]);
+  });
+
+  t.test("do not depend on timers alone", async (t) => {
+    const { last, clock } = start(t);
+    last().open().say(welcome({ groups }));
+    last().say(toGroup("a", 11));
+    clock.advance(2_499);
+    last().say(message(101));
+    // The page's timers were slowed down: what comes is looked at.
+    clock.sleep(100);
+    last().say(toGroup("a", 12));
+    t.same(said(last()), []);
+    clock.sleep(3_000);
+    last().say(toGroup("a", 13));
+    t.same(said(last()), [{ a: 13 }]);
+  });
+
+  t.test("are no reason to be late with others", async (t) => {
+    const { last, clock } = start(t);
+    last().open().say(welcome({ groups }));
+    last().say(message(101)).say(toGroup("a", 11)).say(message(102));
+    clock.advance(250);
+    t.same(last().acks, [101, 102]);
+  });
+
+  t.test("are said before close() and before a move", async (t) => {
+    const closing = start(t);
+    closing.last().open().say(welcome({ groups }));
+    closing.last().say(message(101)).say(message(102)).say(toGroup("a", 11));
+    void closing.bridge.close();
+    await Promise.resolve();
+    t.same(closing.last().sent, [
+      { type: "ack", seq: 101 },
+      { type: "ack", seq: 102, groups: { a: 11 } },
+    ]);
+
+    const moving = start(t);
+    const old = moving.last().open().say(welcome({ groups }));
+    old.say(toGroup("a", 11)).say({ type: "drain", reconnectAfterMs: 100 });
+    moving.clock.advance(100);
+    t.same(old.sent, [{ type: "ack", seq: 100, groups: { a: 11 } }]);
+    t.equal(moving.last().url.searchParams.get("groups"), "a:11,b:10");
+  });
+
+  t.test("that were not sent before a cut follow it", async (t) => {
+    const { last, clock, messages } = start(t);
+    last().open().say(welcome({ groups })).say(toGroup("a", 11)).end();
+    clock.advance(200);
+    t.equal(last().url.searchParams.get("groups"), "a:11,b:10");
+    last().open().say(resumed({ groups }));
+    last().say(toGroup("a", 11)).say(toGroup("a", 12));
+    t.equal(messages.length, 2);
+    clock.advance(4_799);
+    t.same(last().sent, []);
+    clock.advance(1);
+    t.same(said(last()), [{ a: 12 }], "as if there had been no cut");
+    last().end();
+    clock.advance(400);
+    last().open().say(resumed({ groups }));
+    clock.advance(100_000);
+    t.same(said(last()), [{ a: 12 }], "the last may have died with it");
+  });
+
+  /** The most acks in any 100 ms after one broadcast to 1,000 clients. */
+  const busiest = (t: Test, random: () => number): number => {
+    const clients = Array.from({ length: 1_000 }, () => start(t, { random }));
+    const acked = (): number =>
+      clients.filter(({ last }) => said(last()).length === 1).length;
+    for (const { last } of clients) {
+      last().open().say(welcome({ groups })).say(toGroup("a", 11));
+    }
+    let most = 0;
+    for (let before = 0, n = 0; n < 50; n++) {
+      for (const { clock } of clients) clock.advance(100);
+      most = Math.max(most, acked() - before);
+      before = acked();
+    }
+    t.equal(acked(), 1_000);
+    return most;
+  };
+
+  t.test("do not come in one instant", async (t) => {
+    // Low to high: spread evenly, whatever the order.
+    let drawn = 0;
+    t.ok(busiest(t, () => (drawn++ % 1_000) / 1_000) <= 41);
+    t.equal(
+      busiest(t, () => 0.5),
+      1_000,
+      "unless nothing spreads them",
     );
   });
 });

@@ -13,6 +13,7 @@ import {
   type ScriptedBridge,
   startScriptedBridge,
 } from "../fixtures/scripted-bridge.js";
+import { FakeClock } from "../fixtures/fake-socket.js";
 import { until } from "../../scripts/lab/until.js";
 
 /** A client of `server`; retries at once. */
@@ -144,6 +145,99 @@ t.test("drain moves to a new socket, then leaves with 1000", async (t) => {
   t.same(server.closes, [1000]);
   t.equal(server.sockets.length, 2);
   t.equal(bridge.state, "open");
+});
+
+/** Frames from each of ten clients: in the second after a broadcast, in 5 s with 20 of them, in 10 s with 40. */
+async function broadcasts(t: Test, groupAckIntervalMs: number) {
+  const server = await startScriptedBridge(t, {
+    groups: ["$all"],
+    limits: { ackIntervalMs: 250, groupAckIntervalMs },
+  });
+  const random = mulberry32(20_261_130);
+  const clock = new FakeClock();
+  const clients = Array.from({ length: 10 }, () =>
+    listen(t, server, { clock, random }),
+  );
+  await Promise.all(clients.map(({ bridge }) => bridge.ready));
+  /** Frames come in order: what was sent before a pong is here with it. */
+  let pings = 0;
+  const frames = async () => {
+    pings += 1;
+    for (const socket of server.sockets) socket.send('{"type":"ping"}');
+    const isPong = ({ type }: Record<string, unknown>) => type === "pong";
+    await until(() =>
+      server.receivedOn.every((all) => all.filter(isPong).length === pings),
+    );
+    return server.receivedOn.map((all) => all.length - pings);
+  };
+  let sent = 0;
+  const send = async (count: number) => {
+    for (let n = 0; n < count; n++) {
+      server.publish("$all", String(++sent));
+      await until(() => clients.every((one) => one.messages.length === sent));
+      clock.advance(250);
+    }
+    return frames();
+  };
+  const counts = [await send(4), await send(16), await send(20)];
+  t.same(
+    clients.map(({ errors }) => errors),
+    clients.map(() => []),
+  );
+  return counts;
+}
+
+t.test("a broadcast is acked rarely", async (t) => {
+  const each = (count: number) => Array<number>(10).fill(count);
+  const [second, five, ten] = await broadcasts(t, 5_000);
+  t.same(second, each(0), "nothing in the second after it");
+  t.same(five, each(1), "one for 20 of them");
+  t.ok(
+    ten?.every((count) => count <= 2),
+    "at most one in each interval",
+  );
+  t.same(
+    await broadcasts(t, 0),
+    [each(4), each(20), each(40)],
+    "without the interval one for each",
+  );
+});
+
+t.test("a cut before any ack of a group", async (t) => {
+  const server = await startScriptedBridge(t, { groups: ["room"] });
+  const clock = new FakeClock();
+  const client = listen(t, server, { clock });
+  await client.bridge.ready;
+  for (const text of ["1", "2"]) server.publish("room", text);
+  await until(() => client.messages.length === 2);
+  server.cut();
+  await until(() => client.bridge.state === "resuming");
+  server.publish("room", "3");
+  clock.advance(200);
+  await until(() => client.messages.length === 3);
+  t.equal(server.requests[1]?.url.searchParams.get("groups"), "room:6");
+  t.same(server.received, [], "it has not said a word");
+  t.same(
+    client.messages.map(({ text, redelivered }) => [text, redelivered]),
+    [
+      ["1", false],
+      ["2", false],
+      ["3", false],
+    ],
+    "it told where it stands by coming back",
+  );
+  // A page that is loaded anew knows nothing; the server knows what was acked, which is nothing.
+  const anew = listen(t, server);
+  await until(() => anew.messages.length === 3);
+  t.same(
+    anew.messages.map(({ text, redelivered }) => [text, redelivered]),
+    [
+      ["1", true],
+      ["2", true],
+      ["3", true],
+    ],
+    "sent again, and marked",
+  );
 });
 
 t.test("200 cuts at random moments: everything once, in order", async (t) => {

@@ -7,11 +7,12 @@ import type {
   PrepareRequest,
   Receipt,
 } from "../../shared/api.js";
-import type { GroupState } from "../../client/types.js";
+import type { GroupState, MessageFrame } from "../../client/types.js";
 import { startApplication } from "../../scripts/lab/application.js";
 import { parseGroupMessageId } from "../../shared/ids.js";
 import { startWsFn } from "../../scripts/lab/processes.js";
 import { startPair, type Pair } from "../../scripts/lab/pair.js";
+import { FakeClock } from "../fixtures/fake-socket.js";
 import { until } from "../../scripts/lab/until.js";
 
 const pair = await startPair(t, {
@@ -300,6 +301,43 @@ t.test("whoever comes back gets what it missed, or is told", async (t) => {
   await publish("/v1/groups/back/messages", "4");
   await app.has(4);
   t.same(app.texts, ["1", "2", "3", "4"], "nothing in part");
+});
+
+t.test("whoever comes back before its first ack", async (t) => {
+  const { token } = await prepare({ groups: ["rare"] });
+  // It stands still: no ack is due.
+  const clock = new FakeClock();
+  /** Offsets that came over the wire. */
+  const wire: number[] = [];
+  const app = startApplication(t, {
+    token,
+    clock,
+    to: (dial) => wsFns[dial % 2 === 0 ? 0 : 1].url,
+    onSocket: (socket) =>
+      void socket.on("message", (data: Buffer) => {
+        const frame = JSON.parse(data.toString()) as Partial<MessageFrame>;
+        if (frame.group === "rare" && frame.offset) wire.push(frame.offset);
+      }),
+  });
+  await app.bridge.ready;
+  for (const text of ["1", "2"])
+    await publish("/v1/groups/rare/messages", text);
+  await app.has(2);
+  app.socket.terminate();
+  await until(() => app.bridge.state === "resuming");
+  await publish("/v1/groups/rare/messages", "3");
+  clock.advance(200);
+  await app.has(3);
+  t.same(app.texts, ["1", "2", "3"]);
+  t.equal(new Set(wire).size, 3);
+  t.equal(wire.length, 3, "nothing twice, not even on the wire");
+  t.notOk(app.messages.some(({ redelivered }) => redelivered));
+
+  // A page that is loaded anew: the server knows only what was acked, which is nothing.
+  const anew = application(t, token, 1);
+  await anew.has(3);
+  t.same(anew.texts, ["1", "2", "3"]);
+  t.ok(anew.messages.every(({ redelivered }) => redelivered));
 });
 
 t.test("who died with its instance is not online", async (t) => {

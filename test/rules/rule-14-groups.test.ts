@@ -315,6 +315,36 @@ t.test("without offsets a client comes back to its acks", async (t) => {
   t.match(place(again, group), { recovered: true, offset: first?.["offset"] });
 });
 
+/** The client had two messages and acked neither; a third one came while it was away. */
+async function beforeItsAck(t: Test, guarded: boolean) {
+  const { enter, prepare, say, group } = await start(t);
+  const id = await prepare();
+  const client = await enter(id);
+  await say("1", "2");
+  await client.receives("1", "2");
+  const offsets = new Map([[group, last(client)]]);
+  await client.connection.onClose(1006);
+  await say("3");
+  const again = await enter(id, guarded ? { resumeSeq: 0, offsets } : {});
+  await until(() => again.socket.messages.includes("3"), patience);
+  return again.socket.said
+    .filter(({ type }) => type === "message")
+    .map(({ data, redelivered }) => [data, redelivered]);
+}
+
+t.test("a cut before the first ack", async (t) => {
+  t.same(
+    await beforeItsAck(t, false),
+    [
+      ["1", true],
+      ["2", true],
+      ["3", true],
+    ],
+    "without offsets: again, and marked",
+  );
+  t.same(await beforeItsAck(t, true), [["3", false]], "what it has not got");
+});
+
 t.test("who published is known from the history, too", async (t) => {
   const { world, group } = await start(t);
   const begin = await world.fanout.hold(group, [], { spanMs: 1 });
