@@ -3,10 +3,12 @@
  *
  * One connection carries every command of a process, one more its subscriptions. Commands of one turn of the
  * event loop leave in one write. While Redis is away a command is refused at once; while it is frozen the first
- * ones are refused after `commandTimeoutMs` and all later ones at once, until it answers again.
+ * ones are refused after `patienceMs` and all later ones at once, until it answers again. Time in which this process
+ * itself stood still does not count (deadlines.ts).
  */
 import { EventEmitter } from "node:events";
 import { Cluster, Redis, SentinelConnector, type RedisOptions } from "ioredis";
+import { afterRunning, Deadlines } from "./deadlines.js";
 import { BridgeError } from "./errors.js";
 import { isOutOfMemory, redisFull } from "./full.js";
 import { channels } from "./keys.js";
@@ -27,7 +29,7 @@ const retryMs = (times: number): number => Math.min(50 * times, 250);
 /** A Redis that still reads its data is asked again so soon; by default ioredis waits at least a second. */
 const loadingMs = 50;
 /** No answer for this long means that Redis is frozen: 503 well within the promised second. */
-const commandTimeoutMs = 800;
+const patienceMs = 800;
 const connectTimeoutMs = 2_000;
 /** Commands right after the start wait this long for the first connection: a cold start is no outage. */
 const firstConnectMs = 700;
@@ -161,6 +163,32 @@ export class MasterRoute extends SentinelConnector {
 }
 
 type Client = Redis | Cluster;
+
+/** Whatever a connection sends shall be answered in time: scripts, BullMQ's commands, its own handshake. */
+function bound(client: Redis, deadlines: Deadlines): Redis {
+  const send = client.sendCommand.bind(client);
+  client.sendCommand = (command, stream) => {
+    deadlines.add(command);
+    return send(command, stream);
+  };
+  return client;
+}
+
+/** On a Cluster each connection of its pool, and the ones that it asks for the slots. */
+function boundClient(client: Client, deadlines: Deadlines): void {
+  if (!(client instanceof Cluster)) {
+    bound(client, deadlines);
+    return;
+  }
+  const boundNode = (node: Redis) => {
+    const duplicate = node.duplicate.bind(node);
+    node.duplicate = ((override: Partial<RedisOptions>) =>
+      bound(duplicate(override), deadlines)) as typeof node.duplicate;
+    bound(node, deadlines);
+  };
+  // The first ones, too, come in a later turn.
+  client.on("+node", boundNode);
+}
 
 function connect(address: Address, extra: Options): Client {
   const common: Options = {
@@ -363,10 +391,13 @@ export class RedisLink {
     this.mode = this.#address.mode;
     this.publishCommand = this.mode === "cluster" ? "SPUBLISH" : "PUBLISH";
     this.#logger = logger;
-    this.client = connect(this.#address, {
-      enableOfflineQueue: false,
-      commandTimeout: commandTimeoutMs,
-    });
+    this.client = connect(this.#address, { enableOfflineQueue: false });
+    // In ioredis' words. Its own `commandTimeout` is a timer for each command, and due before the socket is read.
+    const deadlines = new Deadlines(
+      patienceMs,
+      () => new Error("Command timed out"),
+    );
+    boundClient(this.client, deadlines);
     for (const script of scripts)
       this.client.defineCommand(script.name, {
         ...(script.keys === undefined ? {} : { numberOfKeys: script.keys }),
@@ -384,14 +415,14 @@ export class RedisLink {
 
   /** Counted from the first command: starting up may have taken longer than connecting. */
   async #opened(): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
+    let callOff: (() => void) | undefined;
     await Promise.race([
       this.#opening,
-      new Promise((resolve) => {
-        timer = setTimeout(resolve, firstConnectMs);
+      new Promise<void>((resolve) => {
+        callOff = afterRunning(firstConnectMs, resolve);
       }),
     ]);
-    clearTimeout(timer);
+    callOff?.();
     this.#opening = undefined;
   }
 

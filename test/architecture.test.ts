@@ -73,6 +73,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "config.ts",
       "errors.ts",
       "close-codes.ts",
+      "deadlines.ts",
       "full.ts",
       "ids.ts",
       "keys.ts",
