@@ -2,7 +2,7 @@
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 
-export type Answer<Result> = { result: Result | null } | { failed: string };
+export type Answer<Result> = { result: Result } | { failed: string };
 
 /** Longest time for one order. */
 const ORDER_TIMEOUT_MS = 300_000;
@@ -11,7 +11,7 @@ const ORDER_TIMEOUT_MS = 300_000;
 export async function carryOut<Result>(
   worker: ChildProcess,
   order: object,
-): Promise<Result | null> {
+): Promise<Result> {
   const ended = new AbortController();
   const signal = AbortSignal.any([
     ended.signal,
