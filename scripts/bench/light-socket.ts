@@ -137,7 +137,11 @@ export class LightSocket {
         this.#socket.write(clientFrame(FIN_PONG, payload));
         break;
       case FIN_CLOSE:
-        this.#end(`closed with ${payload.readUInt16BE(0)}`);
+        this.#end(
+          payload.length < 2
+            ? "closed without a code"
+            : `closed with ${payload.readUInt16BE(0)}`,
+        );
         break;
       default:
         this.#end(`a frame that begins with ${bytes[from]}`);

@@ -17,13 +17,14 @@ export async function carryOut<Result>(
     ended.signal,
     AbortSignal.timeout(ORDER_TIMEOUT_MS),
   ]);
-  const onExit = (): void => ended.abort();
+  const onExit = (code: number | null): void =>
+    ended.abort(new Error(`a worker ended with ${code} before its answer`));
   worker.once("exit", onExit);
   try {
     worker.send(order);
-    const [answer] = (await once(worker, "message", { signal })) as [
-      Answer<Result>,
-    ];
+    const [answer] = (await once(worker, "message", { signal }).catch(() => {
+      throw signal.reason;
+    })) as [Answer<Result>];
     if ("failed" in answer) throw new Error(answer.failed);
     return answer.result;
   } finally {
