@@ -17,8 +17,10 @@ export interface Comeback {
 }
 
 export interface ComebackResult extends PhaseResult {
-  /** From the cut until messages flow to the last one, milliseconds. */
+  /** From the cut until messages flow to the last one, milliseconds; NaN when one did not come back. */
   lastMs: number;
+  /** Clients that did not come back in time. */
+  missing: number;
   /** When the last slot was. */
   lastSlotMs: number;
   /** Messages that came again on the wire and were dropped by the client. */
@@ -28,7 +30,7 @@ export interface ComebackResult extends PhaseResult {
 }
 
 /** Who is not back after this long has given up. */
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 30_000;
 
 export async function comeBack(
   crowd: Crowd,
@@ -54,9 +56,13 @@ export async function comeBack(
     const firstSlotMs = slot();
     lastSlotMs = Math.max(lastSlotMs, firstSlotMs);
     await sleep(firstSlotMs);
-    while (!(await succeeds(listener.open()))) {
+    while (
+      !(await succeeds(
+        listener.open(Math.max(1, deadline - performance.now())),
+      ))
+    ) {
       failures++;
-      if (performance.now() > deadline) {
+      if (performance.now() >= deadline) {
         missing++;
         return;
       }
@@ -69,12 +75,15 @@ export async function comeBack(
   await sleep(aroundMs);
   end.abort();
   const result = await posted;
-  if (missing > 0) result.faults.push(`${missing} did not come back`);
+  if (missing > 0) {
+    result.faults.push(`${missing} did not come back`);
+    lastMs = NaN;
+  }
   const repeats = crowd.listeners.reduce(
     (sum, { repeats }) => sum + repeats,
     0,
   );
-  return { ...result, lastMs, lastSlotMs, repeats, failures };
+  return { ...result, lastMs, missing, lastSlotMs, repeats, failures };
 }
 
 function succeeds(attempt: Promise<void>): Promise<boolean> {

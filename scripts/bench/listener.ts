@@ -51,7 +51,7 @@ export class Listener {
   }
 
   /** Resolves when messages flow. After `cut` it goes on where it was. */
-  async open(): Promise<void> {
+  async open(timeoutMs = OPEN_TIMEOUT_MS): Promise<void> {
     if (this.#pass !== undefined)
       this.#standing = {
         pass: this.#pass,
@@ -66,7 +66,7 @@ export class Listener {
       timer = setTimeout(() => {
         this.cut();
         failed(new Error("a socket did not open in time"));
-      }, OPEN_TIMEOUT_MS);
+      }, timeoutMs);
     });
     const socket: LightSocket = new LightSocket(
       dialOf(this.#target, attempt, this.#standing),

@@ -33,6 +33,7 @@ export function resumeRow(workload: ResumeWorkload): Row {
     columns: [
       plain("last is back", "ms after the cut", "last"),
       plain("beyond its slots", "ms", "beyond"),
+      plain("not back", "in 30 s", "missing"),
       plain("lost", "messages", "lost"),
       plain("duplicates", "to the application", "duplicates"),
       plain("again", "on the wire", "repeats"),
@@ -63,6 +64,7 @@ async function measureResume(
     figures: {
       last: result.lastMs,
       beyond: result.lastMs - result.lastSlotMs,
+      missing: result.missing,
       lost: result.lost,
       duplicates: result.twice,
       repeats: result.repeats,
