@@ -25,6 +25,8 @@ export async function cast(
 ): Promise<CastResult> {
   const roll = new Roll(number, crowd.size);
   crowd.counting = roll;
+  const acks: (() => void)[] = [];
+  crowd.held = acks;
   // A new one each time: servers end one that was silent for a while.
   const http = await HttpClient.connect(pushing.port);
   const postedAt = performance.now();
@@ -34,6 +36,8 @@ export async function cast(
   http.close();
   if (status !== 202) roll.fault(`answered ${status}`);
   else await roll.complete();
+  crowd.held = undefined;
+  for (const write of acks) write();
   const sorted = roll.latencies(postedAt);
   return {
     last: sorted.at(-1) ?? NaN,

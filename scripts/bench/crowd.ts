@@ -13,6 +13,8 @@ export class Crowd {
   /** Sockets that broke, in words. */
   readonly breaks: string[] = [];
   counting: Counting | undefined;
+  /** Acks of groups that wait: thousands of clients here share one process, and would write while others still read. */
+  held: (() => void)[] | undefined;
 
   get size(): number {
     return this.listeners.length;
@@ -32,6 +34,10 @@ export class Crowd {
     const listener = new Listener(target, {
       read: this.#readerOf(target),
       onMessage: (number) => this.counting?.arrived(number, place),
+      onGroupAck: (write) => {
+        if (this.held) this.held.push(write);
+        else write();
+      },
       onBreak: (cause) => this.breaks.push(cause),
     });
     this.listeners.push(listener);

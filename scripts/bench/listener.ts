@@ -17,6 +17,8 @@ export interface Hearing {
   read(payload: Buffer): Heard;
   /** A message for the application; its number is undefined when it is damaged. */
   onMessage(number: number | undefined): void;
+  /** An ack of groups is to be written, now or a little later. */
+  onGroupAck(write: () => void): void;
   /** The open socket ended by itself. */
   onBreak(cause: string): void;
 }
@@ -136,7 +138,9 @@ export class Listener {
           name,
           Number(at),
         ]);
-        this.#ack({ groups: Object.fromEntries(places) });
+        this.#hearing.onGroupAck(() =>
+          this.#ack({ groups: Object.fromEntries(places) }),
+        );
       });
     this.#opening?.done();
   }

@@ -60,10 +60,11 @@ async function measureResume(
     await sleep(trailingMs);
     return result;
   });
+  const last = result.missing > 0 ? NaN : result.lastMs;
   return {
     figures: {
-      last: result.lastMs,
-      beyond: result.lastMs - result.lastSlotMs,
+      last,
+      beyond: last - result.lastSlotMs,
       missing: result.missing,
       lost: result.lost,
       duplicates: result.twice,
