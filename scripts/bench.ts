@@ -1,46 +1,41 @@
-// `npm run bench`: this bridge beside the literal BullMQ pattern and two bare relays, in interleaved rounds on this machine;
+// `npm run bench`: this bridge beside the literal BullMQ pattern, Socket.IO and two bare relays, in interleaved rounds on this machine;
 // what the gateway costs; the jitter test.
 // Everything runs on loopback in processes that the bench starts and stops itself, each round on a fresh redis-server.
 import { execFileSync } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { availableParallelism, cpus } from "node:os";
-import {
-  batchPage,
-  measureBatch,
-  type BatchRound,
-  type BatchWorkload,
-} from "./bench/batch.js";
-import {
-  casters,
-  castFaults,
-  castPage,
-  checkRoom,
-  measureCast,
-  type CastRounds,
-  type CastWorkload,
-} from "./bench/cast.js";
+import { acceptPage, measureAccept, type AcceptRound } from "./bench/accept.js";
+import { aimsPage, verdicts } from "./bench/aims.js";
 import {
   gatewayPage,
   measureGateway,
   type GatewayRound,
-  type GatewayWorkload,
 } from "./bench/gateway.js";
 import {
   isExact,
   jitterPage,
   measureJitter,
   type JitterResult,
-  type JitterWorkload,
 } from "./bench/jitter.js";
-import { measure } from "./bench/measure.js";
 import { parseOptions, usage, type Options } from "./bench/options.js";
 import { Processes } from "./bench/processes.js";
-import { faultsOf, page, ratios, type Rounds } from "./bench/report.js";
+import { checkRoom } from "./bench/room.js";
+import { faultsOf, legend, rowPage, type Results } from "./bench/report.js";
+import type { Row } from "./bench/row.js";
+import { measureQuickly, measureRows } from "./bench/runner.js";
+import { systems } from "./bench/systems.js";
 
-/** Longest time for one system in one round; the literal pattern needs about 15 s with the defaults. */
+/** Longest time for one system in one round; the literal pattern needs about a minute with the defaults. */
 const SYSTEM_TIMEOUT_MS = 300_000;
 
-const NONE: Rounds = new Map();
+/** All there is to tell. */
+interface Findings {
+  machine: string;
+  results: Results;
+  gateway?: GatewayRound[];
+  jitter?: JitterResult;
+  accept?: AcceptRound[];
+}
 
 const processes = new Processes();
 let isAbandoned = false;
@@ -67,103 +62,96 @@ try {
   await processes.close();
 }
 
-/** Exit code: 0 when every system delivered every message, else 1. Aims not reached are said, not punished. */
+/** Exit code: 0 when this bridge delivered every message once, else 1. Faults of others and aims not reached are said, not punished. */
 async function bench(options: Options): Promise<number> {
-  const machine = machineFacts();
-  console.log(machine.join("\n"));
-  const rounds = options.only.length > 0 ? await benchSystems(options) : NONE;
-  const gateway = options.gateway && (await benchGateway(options.gateway));
-  const jitter = options.jitter && (await benchJitter(options.jitter));
-  const batch = options.batch && (await benchBatch(options.batch));
-  const cast = options.cast && (await benchCast(options.cast));
-  if (options.json !== undefined) {
-    const { only } = options;
-    const workload = {
-      ...options,
-      only: undefined,
-      gateway: undefined,
-      batch: undefined,
-      cast: undefined,
-    };
-    await writeFile(
-      options.json,
-      `${JSON.stringify({ machine, only, workload, rounds: Object.fromEntries(rounds), ratios: ratios(rounds), gateway, batch, jitter, cast: cast && Object.fromEntries(cast) }, null, 2)}\n`,
-    );
-  }
-  const exact =
-    [...rounds.values()].every((measured) => faultsOf(measured).length === 0) &&
-    (jitter === undefined || isExact(jitter)) &&
-    (cast === undefined || castFaults(cast).length === 0);
-  return exact ? 0 : 1;
-}
-
-async function benchSystems(options: Options): Promise<Rounds> {
-  const { connections, publishers, messages, idleSamples, sockets } = options;
+  const findings: Findings = { machine: machineFacts(), results: new Map() };
+  const { results } = findings;
+  console.log(findings.machine);
   console.log(
-    `${options.rounds} round(s); loaded: ${messages} messages of 200 bytes, ${publishers} publishers, ${connections} connections; ` +
-      `idle: ${idleSamples} messages one at a time; first: after a second of silence; ${sockets} idle sockets; ` +
-      `Redis ${options.appendOnly ? "with AOF everysec" : "without persistence"}\n`,
+    `${options.rounds} round(s), Redis ${options.appendOnly ? "with AOF everysec" : "without persistence"}` +
+      `${options.isQuick ? "; QUICK: the figures mean little" : ""}`,
   );
-  const rounds: Rounds = new Map(options.only.map((system) => [system, []]));
-  for (let round = 1; round <= options.rounds; round++) {
-    for (const [system, measured] of rounds) {
-      console.error(`round ${round} of ${options.rounds}: ${system}`);
-      measured.push(await bounded(measure(system, options, processes)));
-    }
-  }
-  console.log(page(rounds));
-  return rounds;
-}
-
-async function benchGateway(
-  workload: GatewayWorkload,
-): Promise<GatewayRound[]> {
-  console.error(`gateway: ${workload.rounds} round(s)`);
-  const rounds = await bounded(measureGateway(workload, processes));
-  console.log(`\n${gatewayPage(rounds)}`);
-  return rounds;
-}
-
-async function benchBatch(workload: BatchWorkload): Promise<BatchRound[]> {
-  const rounds: BatchRound[] = [];
-  for (let round = 1; round <= workload.rounds; round++) {
-    console.error(`batch: round ${round} of ${workload.rounds}`);
-    rounds.push(await bounded(measureBatch(workload, processes)));
-  }
-  console.log(`\n${batchPage(rounds)}`);
-  return rounds;
-}
-
-async function benchCast(workload: CastWorkload): Promise<CastRounds> {
-  for (const sockets of workload.sockets) await checkRoom(sockets);
-  const rounds: CastRounds = new Map(
-    workload.sockets.map((sockets) => [sockets, []]),
+  if (options.rows.length > 0) console.log(legend(options.systems));
+  for (const { sockets } of options.rows) await checkRoom(sockets);
+  await (options.isQuick ? measureQuickly : measureRows)(
+    {
+      ...options,
+      processes,
+      bounded,
+      async onRow(row) {
+        console.log(`\n${rowPage(row, results.get(row) ?? new Map())}`);
+        await save(options, findings);
+      },
+    },
+    results,
   );
-  for (let round = 1; round <= workload.rounds; round++)
-    for (const [sockets, measured] of rounds) {
-      console.error(
-        `broadcast: round ${round} of ${workload.rounds}, ${sockets} sockets`,
+  if (options.accept) {
+    console.error("batch: accepting");
+    findings.accept = [];
+    for (let round = 0; round < options.accept.rounds; round++)
+      findings.accept.push(
+        await bounded(measureAccept(options.accept, processes)),
       );
-      measured.push(
-        await bounded(
-          measureCast(workload, sockets, processes),
-          casters.length * SYSTEM_TIMEOUT_MS,
-        ),
-      );
-    }
-  console.log(`\n${castPage(rounds)}`);
-  return rounds;
+    console.log(`\n${acceptPage(findings.accept)}`);
+  }
+  if (options.gateway) {
+    console.error(`gateway: ${options.gateway.rounds} round(s)`);
+    findings.gateway = await bounded(
+      measureGateway(options.gateway, processes),
+    );
+    console.log(`\n${gatewayPage(findings.gateway)}`);
+  }
+  if (options.jitter) {
+    console.error("jitter");
+    const { messages, perSecond } = options.jitter;
+    findings.jitter = await bounded(
+      measureJitter(options.jitter, processes),
+      (messages / perSecond) * 1_000 + SYSTEM_TIMEOUT_MS,
+    );
+    console.log(`\n${jitterPage(options.jitter, findings.jitter)}`);
+  }
+  const aims = verdicts(results);
+  if (aims.length > 0)
+    console.log(`\naims, medians (each round)\n${aimsPage(aims)}`);
+  await save(options, findings);
+  return isExactHere(findings) ? 0 : 1;
 }
 
-async function benchJitter(workload: JitterWorkload): Promise<JitterResult> {
-  console.error("jitter");
-  const publishingMs = (workload.messages / workload.perSecond) * 1_000;
-  const result = await bounded(
-    measureJitter(workload, processes),
-    publishingMs + SYSTEM_TIMEOUT_MS,
+function isExactHere({ results, jitter }: Findings): boolean {
+  const ours = [...results.values()].flatMap((rounds) =>
+    [...rounds].flatMap(([name, measured]) =>
+      systems[name].servers === "bridge" ? measured : [],
+    ),
   );
-  console.log(`\n${jitterPage(workload, result)}`);
-  return result;
+  return (
+    faultsOf(ours).length === 0 && (jitter === undefined || isExact(jitter))
+  );
+}
+
+/** Written after each row: a run that is stopped leaves what it has. */
+async function save(
+  { json, rounds, appendOnly, isQuick }: Options,
+  { results, ...findings }: Findings,
+): Promise<void> {
+  if (json === undefined) return;
+  const told = (row: Row) => ({
+    row: row.name,
+    title: row.title,
+    systems: Object.fromEntries(results.get(row) ?? []),
+  });
+  const text = JSON.stringify(
+    {
+      ...findings,
+      rounds,
+      appendOnly,
+      isQuick,
+      rows: [...results.keys()].map(told),
+      aims: verdicts(results),
+    },
+    null,
+    2,
+  );
+  await writeFile(json, `${text}\n`);
 }
 
 async function bounded<T>(
@@ -181,12 +169,12 @@ async function bounded<T>(
   }
 }
 
-function machineFacts(): string[] {
+function machineFacts(): string {
   const redis = execFileSync("redis-server", ["--version"], {
     encoding: "utf8",
   });
-  return [
+  return (
     `${availableParallelism()} cores (${cpus()[0]?.model ?? "unknown"}), ${process.platform} ${process.arch}, ` +
-      `Node ${process.versions.node}, Redis ${/v=(\S+)/.exec(redis)?.[1] ?? "unknown"}`,
-  ];
+    `Node ${process.versions.node}, Redis ${/v=(\S+)/.exec(redis)?.[1] ?? "unknown"}`
+  );
 }

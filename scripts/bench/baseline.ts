@@ -1,4 +1,4 @@
-// What the three baselines of the bench share: the smallest fastify and ws servers that can carry
+// What the baselines of the bench share: the smallest fastify and ws servers that can carry
 // a message, so that what differs between them is only the way through Redis.
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -32,14 +32,24 @@ export function connectRedis(options: Connecting = {}): Redis {
   return new Redis(url, options);
 }
 
-/** Answers 202 to every push once `accept` has resolved. The body stays text: no baseline pays for parsing JSON. */
-export async function serveHttp(
-  accept: (connectionId: string, body: string) => Promise<unknown>,
-): Promise<void> {
+/** What the POSTs of a baseline do. Each is answered 202 once it has resolved. */
+export interface Accepting {
+  push(connectionId: string, body: string): unknown;
+  broadcast(body: string): unknown;
+}
+
+/** One line of a batch. */
+interface Item {
+  to: { connection: string };
+  data: string;
+}
+
+/** The body of a push stays text: no baseline pays for parsing JSON. A batch has to be parsed. */
+export async function serveHttp({ push, broadcast }: Accepting): Promise<void> {
   const app = fastify({ logger: false });
   app.removeContentTypeParser("application/json");
   app.addContentTypeParser(
-    "application/json",
+    ["application/json", "application/x-ndjson"],
     { parseAs: "string" },
     (_request, body, done) => {
       done(null, body);
@@ -48,13 +58,30 @@ export async function serveHttp(
   app.post<{ Params: { id: string }; Body: string }>(
     "/v1/connections/:id/messages",
     async (request, reply) => {
-      await accept(request.params.id, request.body);
+      await push(request.params.id, request.body);
       return reply.code(202).send({ status: "queued" });
     },
   );
+  app.post<{ Body: string }>("/v1/broadcast", async (request, reply) => {
+    await broadcast(request.body);
+    return reply.code(202).send({ status: "queued" });
+  });
+  app.post<{ Body: string }>("/v1/batch", async (request, reply) => {
+    const items = request.body
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Item);
+    await Promise.all(items.map(({ to, data }) => push(to.connection, data)));
+    return reply.send(
+      '{"status":202,"result":"queued"}\n'.repeat(items.length),
+    );
+  });
   await app.listen({ host: "127.0.0.1", port: 0 });
   announce(app.server.address());
 }
+
+/** The channel, or the key of all connection IDs, that a broadcast goes by. */
+export const EVERYBODY = "everybody";
 
 /**
  * Accepts `ws://…/?id=<connection ID>`. `open` makes messages flow to the socket and returns what ends that;

@@ -1,10 +1,18 @@
 // The book of one phase of the load generator: which message was posted when and by whom, and whether each
 // arrived exactly once and in its publisher's order.
 import { performance } from "node:perf_hooks";
+import type { Counting } from "./crowd.js";
 
 /** What one phase saw. Latencies are milliseconds from before the POST to the frame in the client. */
 export interface PhaseResult {
+  /** Messages whose POST was answered 202. */
   accepted: number;
+  /** Messages that arrived. */
+  delivered: number;
+  /** Accepted, and never there. */
+  lost: number;
+  /** Given to the application a second time. */
+  twice: number;
   p50: number;
   p99: number;
   /** From the first POST to the last arrival. */
@@ -16,7 +24,8 @@ export interface PhaseResult {
 /** Waiting for messages ends when nothing has arrived for this long. */
 const PATIENCE_MS = 5_000;
 
-export class Book {
+export class Book implements Counting {
+  readonly #first: number;
   readonly #targets: number;
   readonly #publisherOf: Uint16Array;
   readonly #postedAt: Float64Array;
@@ -27,11 +36,18 @@ export class Book {
   readonly #faults = new Map<string, number>();
   #accepted = 0;
   #arrived = 0;
+  #twice = 0;
   #lastArrivalAt = NaN;
   #wake: (() => void) | undefined;
 
-  /** Messages are numbered from 0 up to `messages`. */
-  constructor(messages: number, publishers: number, targets: number) {
+  /** Messages are numbered from 0 up to `messages`; their bodies carry `first` and up. */
+  constructor(
+    messages: number,
+    publishers: number,
+    targets: number,
+    first: number,
+  ) {
+    this.#first = first;
     this.#targets = targets;
     this.#publisherOf = new Uint16Array(messages);
     this.#postedAt = new Float64Array(messages);
@@ -51,9 +67,14 @@ export class Book {
     else this.fault(`answered ${status}`);
   }
 
-  /** Message `message` is complete in the client of connection `target`. */
-  arrived(message: number, target: number): void {
+  /** A message is complete in the client of connection `target`. */
+  arrived(number: number | undefined, target: number): void {
+    if (number === undefined) {
+      this.fault("damaged");
+      return;
+    }
     const now = performance.now();
+    const message = number - this.#first;
     const postedAt = this.#postedAt[message];
     const publisher = this.#publisherOf[message];
     if (postedAt === undefined || publisher === undefined) {
@@ -61,7 +82,7 @@ export class Book {
     } else if (message % this.#targets !== target) {
       this.fault("arrived at another connection");
     } else if (!Number.isNaN(this.#latencyMs[message])) {
-      this.fault("arrived twice");
+      this.#twice++;
     } else {
       this.#latencyMs[message] = now - postedAt;
       this.#lastArrivalAt = now;
@@ -97,11 +118,15 @@ export class Book {
   result(): PhaseResult {
     const missing = this.#accepted - this.#arrived;
     if (missing > 0) this.#faults.set("lost", missing);
+    if (this.#twice > 0) this.#faults.set("arrived twice", this.#twice);
     const sorted = this.#latencyMs
       .filter((latency) => !Number.isNaN(latency))
       .sort();
     return {
       accepted: this.#accepted,
+      delivered: this.#arrived,
+      lost: Math.max(0, missing),
+      twice: this.#twice,
       p50: quantile(sorted, 0.5),
       p99: quantile(sorted, 0.99),
       seconds: (this.#lastArrivalAt - (this.#postedAt[0] ?? NaN)) / 1_000,

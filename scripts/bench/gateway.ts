@@ -8,8 +8,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { WebSocket } from "ws";
+import { medianOf } from "./medians.js";
 import type { Processes } from "./processes.js";
-import { aligned, medianOf } from "./report.js";
+import { aligned } from "./report.js";
 
 export interface GatewayWorkload {
   rounds: number;

@@ -2,8 +2,8 @@
 import { connect as dialTcp, type Socket } from "node:net";
 import { WebSocket } from "ws";
 import { connect, type Bridge } from "../../client/client.js";
-import type { Target } from "./load.js";
 import { FIRST_NUMBER, readPlain } from "./message.js";
+import type { Prepared } from "./systems.js";
 
 export interface BadLine {
   /** Numbers of messages are below. */
@@ -25,7 +25,7 @@ export class JitterClient {
   duplicates = 0;
   inversions = 0;
   cuts = 0;
-  readonly #target: Target;
+  readonly #target: Prepared;
   readonly #wsPorts: readonly number[];
   readonly #line: BadLine;
   readonly #seen: Uint8Array;
@@ -41,7 +41,7 @@ export class JitterClient {
   /** What this socket has to bring of the past: up to which message, since when. */
   #replay: { upTo: number; since: number } | undefined;
 
-  constructor(target: Target, wsPorts: readonly number[], line: BadLine) {
+  constructor(target: Prepared, wsPorts: readonly number[], line: BadLine) {
     this.#target = target;
     this.#wsPorts = wsPorts;
     this.#line = line;
@@ -54,7 +54,7 @@ export class JitterClient {
   }
 
   async open(): Promise<void> {
-    const { url, protocols } = this.#target;
+    const { url, token } = this.#target;
     const createConnection = this.#dial.bind(this);
     class OnThisLine extends WebSocket {
       constructor(url: string, offered: string[]) {
@@ -63,7 +63,7 @@ export class JitterClient {
     }
     this.#bridge = connect(url, {
       WebSocket: OnThisLine,
-      token: protocols[1]?.replace(/^bearer\./, ""),
+      token,
       onMessage: ({ text }) => this.#received(readPlain(text ?? "")),
       onState: (state) => {
         if (state === "open") this.#welcomed();

@@ -3,11 +3,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { HttpClient } from "./http-client.js";
 import { JitterClient } from "./jitter-client.js";
-import type { Target } from "./load.js";
 import { BODY_BYTES, bodyOf, FIRST_NUMBER } from "./message.js";
 import type { Processes } from "./processes.js";
 import { aligned } from "./report.js";
-import { portOf, startBridge } from "./systems.js";
+import { portOf, startBridge, type Prepared } from "./systems.js";
 
 export interface JitterWorkload {
   clients: number;
@@ -62,11 +61,11 @@ export async function measureJitter(
   const redis = await processes.startRedis(true);
   const bridge = await startBridge(
     processes,
-    { redisUrl: redis.url, profiles: undefined },
+    { redisUrl: redis.url, profiles: undefined, prefix: "" },
     2,
   );
-  const targets = await bridge.targets(workload.clients);
-  const wsPorts = bridge.wsFns.map(portOf);
+  const targets = await bridge.prepare(workload.clients);
+  const wsPorts = bridge.wss.map(portOf);
   const clients = targets.map(
     (target) => new JitterClient(target, wsPorts, workload),
   );
@@ -91,7 +90,7 @@ export async function measureJitter(
 async function publish(
   { messages, perSecond }: JitterWorkload,
   { port, headers }: { port: number; headers: string },
-  targets: readonly Target[],
+  targets: readonly Prepared[],
   clients: readonly JitterClient[],
 ): Promise<string[]> {
   const faults = new Map<string, number>();
@@ -99,8 +98,8 @@ async function publish(
     Array.from({ length: PUBLISHERS }, () => HttpClient.connect(port)),
   );
   const requests = targets.map(
-    ({ path }) =>
-      `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: application/json\r\n` +
+    ({ connectionId }) =>
+      `POST /v1/connections/${connectionId}/messages HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${BODY_BYTES}\r\n${headers}`,
   );
   const startedAt = performance.now();

@@ -4,7 +4,13 @@
 // Redis connection, and so do the Workers for their commands (each still needs a blocking one of its own), and
 // concurrency is 1, which the order of messages needs. Auto-pipelining and dropping the events stream made it slower.
 import { Queue, Worker } from "bullmq";
-import { connectRedis, runHalf, serveHttp, serveSockets } from "./baseline.js";
+import {
+  connectRedis,
+  EVERYBODY,
+  runHalf,
+  serveHttp,
+  serveSockets,
+} from "./baseline.js";
 
 await runHalf({
   async http() {
@@ -23,7 +29,16 @@ await runHalf({
       }
       return queue;
     };
-    await serveHttp((id, body) => queueOf(id).add("message", body));
+    const push = (id: string, body: string): Promise<unknown> =>
+      queueOf(id).add("message", body);
+    await serveHttp({
+      push,
+      // A queue reaches one connection: a broadcast is a job for each.
+      async broadcast(body) {
+        const ids = await connection.smembers(EVERYBODY);
+        await Promise.all(ids.map((id) => push(id, body)));
+      },
+    });
   },
   async ws() {
     const connection = connectRedis({
@@ -39,7 +54,11 @@ await runHalf({
         { connection, concurrency: 1 },
       );
       await worker.waitUntilReady();
-      return () => worker.close();
+      await connection.sadd(EVERYBODY, id);
+      return async () => {
+        await connection.srem(EVERYBODY, id);
+        await worker.close();
+      };
     });
   },
 });

@@ -30,23 +30,49 @@ const [QUOTED_HEAD, QUOTED_TAIL] = [HEAD, TAIL].map((text) =>
   JSON.stringify(text).slice(1, -1),
 ) as [string, string];
 
-/** A `message` frame of bridge.v1.json; its number is undefined when the body is damaged. Undefined: another frame. */
-export function readBridge(
-  frame: string,
-): { seq: number; number: number | undefined } | undefined {
-  if (!frame.startsWith(MESSAGE)) return undefined;
-  const seqAt = frame.indexOf(SEQ, MESSAGE.length) + SEQ.length;
-  const seq = Number(frame.slice(seqAt, frame.indexOf(",", seqAt)));
-  const dataAt = frame.indexOf(DATA, seqAt) + DATA.length;
-  return { seq, number: readNumber(frame, dataAt, QUOTED_HEAD, QUOTED_TAIL) };
+const EVENT = '42["message","';
+const OFFSET = '","';
+
+/** Where a message stands: in its connection's order, in its group's, or in Socket.IO's stream. */
+export interface Place {
+  seq?: number;
+  group?: string;
+  offset?: string;
 }
 
-/** The number of a body anywhere in a frame, plain or inside a JSON string; undefined when there is no undamaged one. */
-export function findNumber(frame: string): number | undefined {
-  const plainAt = frame.indexOf(HEAD);
-  if (plainAt >= 0) return readNumber(frame, plainAt, HEAD, TAIL);
-  const at = frame.indexOf(QUOTED_HEAD);
-  return at < 0 ? undefined : readNumber(frame, at, QUOTED_HEAD, QUOTED_TAIL);
+export interface Read extends Place {
+  /** Undefined: the body is damaged. */
+  number: number | undefined;
+}
+
+/** A `message` frame of bridge.v1.json. Undefined: another frame. */
+export function readBridge(frame: string): Read | undefined {
+  if (!frame.startsWith(MESSAGE)) return undefined;
+  const dataAt = frame.indexOf(DATA, MESSAGE.length) + DATA.length;
+  const number = readNumber(frame, dataAt, QUOTED_HEAD, QUOTED_TAIL);
+  const seqAt = frame.indexOf(SEQ, MESSAGE.length) + SEQ.length;
+  if (seqAt >= SEQ.length && seqAt < dataAt)
+    return {
+      seq: Number(frame.slice(seqAt, frame.indexOf(",", seqAt))),
+      number,
+    };
+  const [, group, offset] =
+    /"group":"([^"]+)".*?"offset":(\d+)/.exec(frame) ?? [];
+  return group === undefined || offset === undefined
+    ? { number }
+    : { group, offset, number };
+}
+
+/** A Socket.IO event packet with the body as its argument, and with the offset that recovery adds. Undefined: another packet. */
+export function readSocketIo(frame: string): Read | undefined {
+  if (!frame.startsWith(EVENT)) return undefined;
+  const number = readNumber(frame, EVENT.length, QUOTED_HEAD, QUOTED_TAIL);
+  const restAt =
+    EVENT.length + QUOTED_HEAD.length + DIGITS + QUOTED_TAIL.length;
+  const rest = frame.slice(restAt);
+  return rest.startsWith(OFFSET)
+    ? { offset: rest.slice(OFFSET.length, -2), number }
+    : { number };
 }
 
 function readNumber(

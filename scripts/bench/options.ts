@@ -1,53 +1,60 @@
 // The command line of the bench.
 import { parseArgs } from "node:util";
-import type { BatchWorkload } from "./batch.js";
-import type { CastWorkload } from "./cast.js";
+import type { AcceptWorkload } from "./accept.js";
 import type { GatewayWorkload } from "./gateway.js";
 import type { JitterWorkload } from "./jitter.js";
-import type { Workload } from "./measure.js";
+import type { Row } from "./row.js";
+import { rowNames, rowsOf, type RowName } from "./rows.js";
 import { systemNames, type SystemName } from "./systems.js";
 
 export const usage = `npm run bench -- [options]
-  --only a,b       systems: ${systemNames.join(", ")}; gateway: what the platform's gateway costs; batch: single
-                   POSTs beside batches (default: all);
-                   jitter: every message to clients whose sockets are cut again and again, once (about a minute; only when named);
-                   broadcast: one message to 1,000 and to 5,000 sockets, beside Socket.IO (only when named)
-  --rounds n       interleaved rounds, the medians are shown (default 3)
-  --messages n     messages of the loaded phase (default 20000); of jitter to each client (default 120)
-  --clients n      clients of jitter (default 500), sockets of broadcast
-  --sockets n      idle sockets for memory and Redis connections (default 1000)
+  --only a,b       rows (default: the first seven, about half an hour a round):
+                   wide: messages spread over thousands of connections, saturated and paced
+                   burst: many messages over 100 connections; one at a time as well
+                   idle: sockets without messages: memory, CPU, Redis commands
+                   connect: a storm of new connections
+                   resume: all sockets cut at once, while messages go on
+                   broadcast: one message to 1,000 and to 5,000 sockets
+                   batch: batches beside single POSTs, and delivered to open sockets
+                   gateway: what the local platform's gateway costs (only when named)
+                   jitter: clients whose sockets are cut again and again (only when named, once)
+  --systems a,b    ${systemNames.join(", ")} (default: all)
+  --rounds n       interleaved rounds of each row, the medians are shown (default 3)
+  --sockets n      of wide, idle (and twice as many), connect, resume and broadcast
+                   (default 5000; resume 2000)
+  --messages n     at most, of wide saturated, burst and batch (default 10000, 20000, 20000);
+                   of jitter to each client (default 120)
+  --clients n      clients of jitter (default 500)
   --appendonly     Redis with an append-only file, synced every second (default: no persistence)
   --json file      writes every figure of every round
   --profile dir    writes CPU profiles of the server processes and Redis' command statistics (last round)
-  --quick          one small round: a smoke test, its figures mean little`;
+  --quick          every row once in a tiny form, on the same processes: a smoke test, its figures mean little`;
 
-/** No systems to compare, but parts of the page. */
 const GATEWAY = "gateway";
-const BATCH = "batch";
-/** Measured unless others are named. */
-const PARTS: readonly string[] = [GATEWAY, BATCH];
 const JITTER = "jitter";
-const CAST = "broadcast";
-/** Measured only when named. */
-const LONG_PARTS: readonly string[] = [JITTER, CAST];
+/** Measured only when named: no rows with systems to compare. */
+const PARTS: readonly string[] = [GATEWAY, JITTER];
 
 /** As published for other servers, so that the figures can be laid beside each other. */
 const BAD_LINE = { perSecond: 2, cutEveryMs: 15_000, awayMs: 2_000 };
 /** The same in a tenth of the time. */
 const QUICK_LINE = { perSecond: 20, cutEveryMs: 1_000, awayMs: 100 };
 
-export interface Options extends Workload {
-  only: SystemName[];
+export interface Options {
+  rows: Row[];
+  systems: SystemName[];
+  rounds: number;
+  isQuick: boolean;
+  appendOnly: boolean;
+  /** Directory for profiles, if wanted. */
+  profiles: string | undefined;
+  json: string | undefined;
   /** What the gateway is measured with, if it is. */
   gateway: GatewayWorkload | undefined;
   /** The jitter test, if it is wanted. */
   jitter: JitterWorkload | undefined;
-  /** What batches are measured with, if they are. */
-  batch: BatchWorkload | undefined;
-  /** What broadcasts are measured with, if they are. */
-  cast: CastWorkload | undefined;
-  rounds: number;
-  json: string | undefined;
+  /** What accepting of batches is measured with, if it is. */
+  accept: AcceptWorkload | undefined;
 }
 
 /** Throws an Error with one clear line on a mistake; undefined when only help is wanted. */
@@ -55,7 +62,8 @@ export function parseOptions(args: string[]): Options | undefined {
   const { values } = parseArgs({
     args,
     options: {
-      only: { type: "string", default: [...systemNames, ...PARTS].join(",") },
+      only: { type: "string", default: rowNames.join(",") },
+      systems: { type: "string", default: systemNames.join(",") },
       rounds: { type: "string" },
       messages: { type: "string" },
       clients: { type: "string" },
@@ -69,12 +77,25 @@ export function parseOptions(args: string[]): Options | undefined {
   });
   if (values.help) return undefined;
   const { quick } = values;
-  const parts = values.only.split(",");
-  const rounds = count("rounds", values.rounds, quick ? 1 : 3);
+  const parts = values.only
+    .split(",")
+    .map((part) => oneOf("only", part, [...rowNames, ...PARTS]));
+  const rounds = count("rounds", values.rounds) ?? (quick ? 1 : 3);
+  const messages = count("messages", values.messages);
+  const names = rowNames.filter((name) => parts.includes(name));
   return {
-    only: parts
-      .filter((part) => !PARTS.includes(part) && !LONG_PARTS.includes(part))
-      .map(systemName),
+    rows: rowsOf(names satisfies RowName[], quick, {
+      sockets: count("sockets", values.sockets),
+      messages,
+    }),
+    systems: values.systems
+      .split(",")
+      .map((name) => oneOf("systems", name, systemNames)),
+    rounds,
+    isQuick: quick,
+    appendOnly: values.appendonly,
+    profiles: values.profile,
+    json: values.json,
     gateway: parts.includes(GATEWAY)
       ? {
           rounds,
@@ -85,58 +106,38 @@ export function parseOptions(args: string[]): Options | undefined {
       : undefined,
     jitter: parts.includes(JITTER)
       ? {
-          clients: count("clients", values.clients, quick ? 20 : 500),
-          messages: count("messages", values.messages, quick ? 20 : 120),
+          clients: count("clients", values.clients) ?? (quick ? 20 : 500),
+          messages: messages ?? (quick ? 20 : 120),
           ...(quick ? QUICK_LINE : BAD_LINE),
         }
       : undefined,
-    batch: parts.includes(BATCH)
+    accept: parts.includes("batch")
       ? {
           rounds,
-          messages: quick ? 2_000 : 20_000,
+          messages: quick ? 500 : 20_000,
           connections: quick ? 20 : 100,
           publishers: quick ? 8 : 32,
           profiles: values.profile,
         }
       : undefined,
-    cast: parts.includes(CAST)
-      ? {
-          rounds,
-          sockets:
-            values.clients !== undefined
-              ? [count("clients", values.clients, 0)]
-              : quick
-                ? [40]
-                : [1_000, 5_000],
-          casts: quick ? 2 : 12,
-          idleMs: quick ? 500 : 5_000,
-          profiles: values.profile,
-        }
-      : undefined,
-    rounds,
-    messages: count("messages", values.messages, quick ? 2_000 : 20_000),
-    sockets: count("sockets", values.sockets, quick ? 100 : 1_000),
-    idleSamples: quick ? 100 : 1_000,
-    connections: quick ? 20 : 100,
-    publishers: quick ? 8 : 32,
-    appendOnly: values.appendonly,
-    json: values.json,
-    profiles: values.profile,
   };
 }
 
-function systemName(text: string): SystemName {
-  const name = systemNames.find((known) => known === text);
-  if (name === undefined) {
+function oneOf<Name extends string>(
+  option: string,
+  text: string,
+  names: readonly Name[],
+): Name {
+  const name = names.find((known) => known === text);
+  if (name === undefined)
     throw new Error(
-      `--only ${text}: unknown; choose from ${[...systemNames, ...PARTS, ...LONG_PARTS].join(", ")}`,
+      `--${option} ${text}: unknown; choose from ${names.join(", ")}`,
     );
-  }
   return name;
 }
 
-function count(option: string, text: string | undefined, otherwise: number) {
-  if (text === undefined) return otherwise;
+function count(option: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
   const number = Number(text);
   if (!Number.isInteger(number) || number < 1 || number > 1_000_000) {
     throw new Error(`--${option} ${text}: a whole number from 1 to 1000000`);

@@ -1,30 +1,26 @@
-// Socket.IO as its documentation deploys it on more than one process: its Redis adapter, its defaults, WebSocket only. One
-// of the servers takes the POST and emits to everybody, on this process and the others.
+// Baseline `socketio`: Socket.IO as its documentation deploys it: its Redis adapter, its defaults, WebSocket only; the backend emits by
+// its Redis emitter behind fastify. A message goes to the socket's own room. Nothing is durable.
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";
+import { Emitter } from "@socket.io/redis-emitter";
 import { Server } from "socket.io";
-import { announce, connectRedis } from "./baseline.js";
+import { announce, connectRedis, runHalf, serveHttp } from "./baseline.js";
 
-const publisher = connectRedis();
-const subscriber = connectRedis();
-
-const server = createServer((request, response) => {
-  let body = "";
-  request.setEncoding("utf8");
-  request.on("data", (chunk: string) => (body += chunk));
-  request.on("end", () => {
-    io.emit("message", body);
-    const answer = '{"status":"queued"}';
-    response.writeHead(202, {
-      "content-type": "application/json",
-      "content-length": answer.length,
+await runHalf({
+  async http() {
+    const emitter = new Emitter(connectRedis());
+    await serveHttp({
+      push: (id, body) => emitter.to(id).emit("message", body),
+      broadcast: (body) => emitter.emit("message", body),
     });
-    response.end(answer);
-  });
+  },
+  ws() {
+    const server = createServer();
+    new Server(server, {
+      adapter: createAdapter(connectRedis(), connectRedis()),
+      transports: ["websocket"],
+    });
+    server.listen(0, "127.0.0.1", () => announce(server.address()));
+    return Promise.resolve();
+  },
 });
-const io = new Server(server, {
-  adapter: createAdapter(publisher, subscriber),
-  transports: ["websocket"],
-});
-process.once("SIGTERM", () => process.exit()); // an orderly end, so that a CPU profile is written
-server.listen(0, "127.0.0.1", () => announce(server.address()));

@@ -1,48 +1,100 @@
-// The systems the bench compares: how each pair of processes is started, and how its connections are addressed.
+// The systems the bench compares: what they are, and how their processes are started.
 import { createHash, randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import type { Pushing, Target } from "./load.js";
 import type { Processes, Program, Running } from "./processes.js";
+import type { Pushing } from "./pushing.js";
+import type { Speech, Target } from "./speech.js";
 
-export const systemNames = ["bridge", "literal", "publish", "durable"] as const;
-export type SystemName = (typeof systemNames)[number];
+/** Programs; the bridge's serve both kinds of its clients. */
+export type ServerName =
+  | "bridge"
+  | "literal"
+  | "socketio"
+  | "socketio-streams"
+  | "publish"
+  | "durable";
 
-export const descriptions: Record<SystemName, string> = {
-  bridge:
-    "this bridge, shipped defaults: log, delivery runs, acks, receipts, API key, tokens, logging",
-  literal:
-    "one BullMQ job per message, stock Worker per connection: concurrency 1, jobs removed when done, Queues and Workers on " +
-    "shared Redis connections where BullMQ allows it",
-  publish: "bare PUBLISH relay, nothing durable",
-  durable:
-    "bare durable relay: XADD and PUBLISH in one pipeline, nothing acked, no receipts",
-};
+interface System {
+  servers: ServerName;
+  speech: Speech;
+  description: string;
+}
 
-/** A started system. */
-export interface Pair {
+export const systems = {
+  bridge: {
+    servers: "bridge",
+    speech: "bridge.v1.json",
+    description:
+      "this bridge, shipped defaults: log, acks, receipts, API key, tokens, logging; clients that speak bridge.v1.json and ack",
+  },
+  "bridge-raw": {
+    servers: "bridge",
+    speech: "raw",
+    description: "the same with raw sockets",
+  },
+  literal: {
+    servers: "literal",
+    speech: "plain",
+    description:
+      "one BullMQ job per message, stock Worker per connection: concurrency 1, jobs removed when done, Queues and Workers on " +
+      "shared Redis connections where BullMQ allows it",
+  },
+  socketio: {
+    servers: "socketio",
+    speech: "socket.io",
+    description:
+      "Socket.IO with its Redis adapter, the Redis emitter behind fastify; nothing durable",
+  },
+  "socketio-streams": {
+    servers: "socketio-streams",
+    speech: "socket.io",
+    description:
+      "Socket.IO with its Redis streams adapter and connection state recovery; a server without sockets behind fastify emits",
+  },
+  publish: {
+    servers: "publish",
+    speech: "plain",
+    description: "bare PUBLISH relay, nothing durable",
+  },
+  durable: {
+    servers: "durable",
+    speech: "plain",
+    description:
+      "bare durable relay: XADD and PUBLISH in one pipeline, nothing acked, no receipts",
+  },
+} as const satisfies Record<string, System>;
+
+export type SystemName = keyof typeof systems;
+export const systemNames = Object.keys(systems) as SystemName[];
+
+/** Started programs, ready for clients. */
+export interface Servers {
   http: Running;
-  ws: Running;
+  wss: Running[];
   pushing: Pushing;
-  /** Makes that many connections addressable. */
-  targets(count: number): Promise<Target[]>;
+  /** Makes that many connections addressable, spread over all WebSocket processes. */
+  targets(count: number, speech: Speech): Promise<Target[]>;
 }
 
 export interface Surroundings {
   redisUrl: string;
   /** Directory for a CPU profile of each Node process, if wanted. */
   profiles: string | undefined;
+  /** Before the names of the processes. */
+  prefix: string;
 }
 
-/** Starts both halves of a system on a Redis that nobody else uses. */
-export function startSystem(
-  name: SystemName,
+/** Starts a system's programs on a Redis that nobody else uses. */
+export function startServers(
+  name: ServerName,
   processes: Processes,
   surroundings: Surroundings,
-): Promise<Pair> {
+  wsProcesses = 1,
+): Promise<Servers> {
   return name === "bridge"
-    ? startBridge(processes, surroundings)
-    : startBaseline(name, processes, surroundings);
+    ? startBridge(processes, surroundings, wsProcesses)
+    : startBaseline(name, processes, surroundings, wsProcesses);
 }
 
 const LISTENING = /^listening \S+:(\d+)$/m;
@@ -53,41 +105,54 @@ const AGAIN_MAX = 50;
 const AGAIN_MS = 200;
 
 async function startBaseline(
-  name: SystemName,
+  name: Exclude<ServerName, "bridge">,
   processes: Processes,
   surroundings: Surroundings,
-): Promise<Pair> {
+  wsProcesses: number,
+): Promise<Servers> {
   const script = fileURLToPath(new URL(`./${name}.js`, import.meta.url));
   const env = { REDIS_URL: surroundings.redisUrl };
-  const half = (role: string): Program =>
-    node(`${name}-${role}`, [script, role], env, surroundings);
-  const ws = await processes.startNode(half("ws"));
-  const http = await processes.startNode(half("http"));
+  const start = (role: string, as: string): Promise<Running> =>
+    processes.startNode(
+      node(`${name}-${as}`, [script, role], env, surroundings),
+    );
+  const [http, ...wss] = await Promise.all([
+    start("http", "http"),
+    ...wsNames(wsProcesses).map((as) => start("ws", as)),
+  ]);
   return {
     http,
-    ws,
+    wss,
     pushing: { port: portOf(http), headers: "" },
-    targets: (count) =>
+    targets: (count, speech) =>
       Promise.resolve(
-        Array.from({ length: count }, () => {
-          const id = `c_${randomBytes(11).toString("hex")}`;
-          return {
-            path: `/v1/connections/${id}/messages`,
-            url: `ws://127.0.0.1:${portOf(ws)}/?id=${id}`,
-            protocols: [],
-            speaks: "plain",
-          };
-        }),
+        Array.from({ length: count }, (_, index) => ({
+          speech,
+          port: portOf(ofTurn(wss, index)),
+          // Socket.IO names its sockets itself.
+          id:
+            speech === "plain"
+              ? `c_${randomBytes(11).toString("hex")}`
+              : undefined,
+          token: undefined,
+        })),
       ),
   };
 }
 
-/** The bridge, with any number of ws-fn; `url` of its targets names the first one. */
+/** A connection that was made over HTTP, for its client to come. */
+export interface Prepared {
+  connectionId: string;
+  token: string;
+  url: string;
+}
+
+/** The bridge from its built files, with its defaults and any number of ws-fn; `url` of what it prepares names the first one. */
 export async function startBridge(
   processes: Processes,
   surroundings: Surroundings,
-  wsFns = 1,
-): Promise<Pair & { wsFns: Running[] }> {
+  wsProcesses = 1,
+): Promise<Servers & { prepare(count: number): Promise<Prepared[]> }> {
   const key = randomBytes(24).toString("base64url");
   const keyHash = createHash("sha256").update(key).digest("hex");
   const env = {
@@ -99,13 +164,14 @@ export async function startBridge(
   };
   const main = (role: string): string =>
     fileURLToPath(new URL(`../../${role}/main.js`, import.meta.url));
-  const startWs = (name: string): Promise<Running> =>
-    processes.startNode(node(name, [main("ws-fn")], env, surroundings));
-  const ws = await startWs("bridge-ws");
-  const others: Running[] = [];
-  while (others.length < wsFns - 1)
-    others.push(await startWs(`bridge-ws-${others.length + 2}`));
-  const PUBLIC_WS_URL = `ws://127.0.0.1:${portOf(ws)}/ws`;
+  const wss = await Promise.all(
+    wsNames(wsProcesses).map((as) =>
+      processes.startNode(
+        node(`bridge-${as}`, [main("ws-fn")], env, surroundings),
+      ),
+    ),
+  );
+  const PUBLIC_WS_URL = `ws://127.0.0.1:${portOf(ofTurn(wss, 0))}/ws`;
   const http = await processes.startNode(
     node(
       "bridge-http",
@@ -115,39 +181,40 @@ export async function startBridge(
     ),
   );
   const authorization = `Bearer ${key}`;
+  const prepare = async (count: number): Promise<Prepared[]> => {
+    const prepared: Prepared[] = [];
+    let left = count;
+    const preparing = async (): Promise<void> => {
+      while (left-- > 0)
+        prepared.push(await prepareConnection(portOf(http), authorization));
+    };
+    await Promise.all(Array.from({ length: PREPARING_AT_ONCE }, preparing));
+    return prepared;
+  };
   return {
     http,
-    ws,
-    wsFns: [ws, ...others],
+    wss,
     pushing: {
       port: portOf(http),
       headers: `Authorization: ${authorization}\r\n`,
     },
-    async targets(count) {
-      const targets: Target[] = [];
-      const prepare = async (): Promise<void> => {
-        while (targets.length < count) {
-          const place = targets.push(NOT_PREPARED) - 1;
-          targets[place] = await prepareConnection(portOf(http), authorization);
-        }
-      };
-      await Promise.all(Array.from({ length: PREPARING_AT_ONCE }, prepare));
-      return targets;
+    prepare,
+    async targets(count, speech) {
+      const prepared = await prepare(count);
+      return prepared.map(({ connectionId, token }, index) => ({
+        speech,
+        port: portOf(ofTurn(wss, index)),
+        id: connectionId,
+        token,
+      }));
     },
   };
 }
 
-const NOT_PREPARED: Target = {
-  path: "",
-  url: "",
-  protocols: [],
-  speaks: "bridge.v1.json",
-};
-
 async function prepareConnection(
   port: number,
   authorization: string,
-): Promise<Target> {
+): Promise<Prepared> {
   const ask = (): Promise<Response> =>
     fetch(`http://127.0.0.1:${port}/v1/connections`, {
       method: "POST",
@@ -164,28 +231,24 @@ async function prepareConnection(
       `POST /v1/connections answered ${response.status}: ${await response.text()}`,
     );
   }
-  const { connectionId, token, url } = (await response.json()) as {
-    connectionId: string;
-    token: string;
-    url: string;
-  };
-  return {
-    path: `/v1/connections/${connectionId}/messages`,
-    url,
-    protocols: ["bridge.v1.json", `bearer.${token}`],
-    speaks: "bridge.v1.json",
-  };
+  return (await response.json()) as Prepared;
 }
 
-export function node(
+function wsNames(count: number): string[] {
+  return Array.from({ length: count }, (_, index) =>
+    index === 0 ? "ws" : `ws-${index + 1}`,
+  );
+}
+
+function node(
   name: string,
   args: string[],
   env: Record<string, string>,
-  { profiles }: Surroundings,
+  { profiles, prefix }: Surroundings,
 ): Program {
   return {
     name,
-    args: [...profiling(name, profiles), ...args],
+    args: [...profiling(`${prefix}${name}`, profiles), ...args],
     env,
     ready: LISTENING,
   };
@@ -206,4 +269,8 @@ export const profiling = (
 
 export function portOf(running: Running): number {
   return Number(running.ready[1]);
+}
+
+function ofTurn<T>(all: readonly T[], index: number): T {
+  return all[index % all.length] as T;
 }

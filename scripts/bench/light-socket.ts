@@ -15,6 +15,7 @@ export interface Dial {
 export interface Wire {
   /** A text frame; what is returned is written back. The bytes are only lent. */
   onText(payload: Buffer): Buffer | undefined;
+  /** It did not open, or it ended by itself. */
   onEnd(cause: string): void;
 }
 
@@ -22,7 +23,7 @@ const FIN_TEXT = 0x81;
 const FIN_CLOSE = 0x88;
 const FIN_PING = 0x89;
 const FIN_PONG = 0x8a;
-const OPEN_TIMEOUT_MS = 20_000;
+const NOTHING: Buffer = Buffer.alloc(0);
 
 /** All sockets read into the same memory: what they read is looked at before the next one reads. */
 const reading = Buffer.alloc(262_144);
@@ -33,43 +34,26 @@ export function textFrame(text: string): Buffer {
 }
 
 function clientFrame(opcode: number, payload: Buffer): Buffer {
-  if (payload.length > 125) throw new Error("a client frame is short");
-  return Buffer.concat([
-    Buffer.from([opcode, 0x80 | payload.length, 0, 0, 0, 0]),
-    payload,
-  ]);
+  const head =
+    payload.length < 126
+      ? [opcode, 0x80 | payload.length]
+      : [opcode, 0x80 | 126, payload.length >> 8, payload.length & 0xff];
+  return Buffer.concat([Buffer.from([...head, 0, 0, 0, 0]), payload]);
 }
 
-export class CastSocket {
+/** Close, 1000. */
+const GOODBYE = clientFrame(FIN_CLOSE, Buffer.from([0x03, 0xe8]));
+
+export class LightSocket {
   readonly #socket: Socket;
   readonly #wire: Wire;
   /** The beginning of a frame whose end has not come. */
-  #rest: Buffer = Buffer.alloc(0);
-  #upgraded: ((error?: Error) => void) | undefined;
-  #isClosing = false;
+  #rest: Buffer = NOTHING;
+  #isUpgraded = false;
+  #hasEnded = false;
 
-  /** Resolves when the server has switched to WebSocket. */
-  static open(dial: Dial, wire: Wire): Promise<CastSocket> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new Error("a socket did not open in time")),
-        OPEN_TIMEOUT_MS,
-      );
-      const socket: CastSocket = new CastSocket(dial, wire, (error) => {
-        clearTimeout(timer);
-        if (error) reject(error);
-        else resolve(socket);
-      });
-    });
-  }
-
-  private constructor(
-    { port, path, headers }: Dial,
-    wire: Wire,
-    upgraded: (error?: Error) => void,
-  ) {
+  constructor({ port, path, headers }: Dial, wire: Wire) {
     this.#wire = wire;
-    this.#upgraded = upgraded;
     this.#socket = connect({
       host: "127.0.0.1",
       port,
@@ -96,22 +80,39 @@ export class CastSocket {
     this.#socket.write(frame);
   }
 
+  /** An orderly end; nothing is heard of it afterwards. */
+  close(): void {
+    this.#hasEnded = true;
+    this.#socket.end(GOODBYE);
+  }
+
+  /** As a line that is cut: by RST, no FIN and no close frame; nothing is heard of it afterwards. */
+  cut(): void {
+    this.#hasEnded = true;
+    this.#socket.resetAndDestroy();
+  }
+
   #end(cause: string): void {
-    const upgraded = this.#upgraded;
-    this.#upgraded = undefined;
-    if (upgraded) upgraded(new Error(cause));
-    else if (!this.#isClosing) this.#wire.onEnd(cause);
-    this.#isClosing = true;
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    this.#socket.destroy();
+    this.#wire.onEnd(cause);
   }
 
   #take(chunk: Buffer): void {
     const bytes =
       this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
-    let from = this.#upgraded ? this.#skipAnswer(bytes) : 0;
+    if (this.#hasEnded) return;
+    let from = this.#isUpgraded ? 0 : this.#skipAnswer(bytes);
+    if (!this.#isUpgraded) {
+      this.#rest = Buffer.from(bytes);
+      return;
+    }
     for (let end = frameEnd(bytes, from); end > 0; end = frameEnd(bytes, from))
       from = this.#frame(bytes, from, end);
     // What was lent is kept only as a copy.
-    this.#rest = Buffer.from(bytes.subarray(from));
+    this.#rest =
+      from === bytes.length ? NOTHING : Buffer.from(bytes.subarray(from));
   }
 
   /** The answer to the upgrade; 0 while it is not complete. */
@@ -119,15 +120,8 @@ export class CastSocket {
     const end = bytes.indexOf("\r\n\r\n");
     if (end < 0) return 0;
     const status = bytes.toString("latin1", 9, 12);
-    const upgraded = this.#upgraded;
-    this.#upgraded = undefined;
-    if (status !== "101") {
-      this.#isClosing = true;
-      this.#socket.destroy();
-    }
-    upgraded?.(
-      status === "101" ? undefined : new Error(`upgrade answered ${status}`),
-    );
+    if (status === "101") this.#isUpgraded = true;
+    else this.#end(`upgrade answered ${status}`);
     return end + 4;
   }
 
@@ -143,7 +137,11 @@ export class CastSocket {
         this.#socket.write(clientFrame(FIN_PONG, payload));
         break;
       case FIN_CLOSE:
-        this.#end(`closed with ${payload.readUInt16BE(0)}`);
+        this.#end(
+          payload.length < 2
+            ? "closed without a code"
+            : `closed with ${payload.readUInt16BE(0)}`,
+        );
         break;
       default:
         this.#end(`a frame that begins with ${bytes[from]}`);

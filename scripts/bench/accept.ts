@@ -1,15 +1,17 @@
 // What a batch saves: the same messages as single POSTs and as batches, to the same http-fn, in turns. Nobody is connected,
 // so that what is measured is accepting: HTTP, checks, Redis, answers. Every message has to be accepted.
 import { createHash, randomBytes } from "node:crypto";
-import { request as httpRequest, Agent } from "node:http";
+import { Agent } from "node:http";
 import { fileURLToPath } from "node:url";
+import { batchLine, postBatch } from "./batch-post.js";
 import { HttpClient } from "./http-client.js";
 import { BODY_BYTES, bodyOf, FIRST_NUMBER } from "./message.js";
 import { cpuMicroseconds, type Processes } from "./processes.js";
-import { aligned, medianOf } from "./report.js";
+import { medianOf } from "./medians.js";
+import { aligned } from "./report.js";
 import { profiling } from "./systems.js";
 
-export interface BatchWorkload {
+export interface AcceptWorkload {
   rounds: number;
   /** Messages of each way and round. */
   messages: number;
@@ -29,26 +31,26 @@ interface Way {
 
 const ways = ["one caller", "many callers", "batch", "two batches"] as const;
 type WayName = (typeof ways)[number];
-export type BatchRound = Record<WayName, Way>;
+export type AcceptRound = Record<WayName, Way>;
 
 /** Items of one batch. */
 const ITEMS = 2_000;
 const LISTENING = /^listening \S+:(\d+)$/m;
 
 /** Measures one round; the caller stops `processes` when this rejects. */
-export async function measureBatch(
-  workload: BatchWorkload,
+export async function measureAccept(
+  workload: AcceptWorkload,
   processes: Processes,
-): Promise<BatchRound> {
+): Promise<AcceptRound> {
   const round = await measureRound(workload, processes);
   await processes.stop();
   return round;
 }
 
 async function measureRound(
-  workload: BatchWorkload,
+  workload: AcceptWorkload,
   processes: Processes,
-): Promise<BatchRound> {
+): Promise<AcceptRound> {
   const { connections, messages, publishers } = workload;
   const redis = await processes.startRedis(false);
   const key = randomBytes(24).toString("base64url");
@@ -104,12 +106,11 @@ async function measureRound(
         left -= items;
         let body = "";
         for (let item = 0; item < items; item++)
-          body += `${JSON.stringify({
-            to: { connection: targets[item % connections] },
-            data: bodyOf(number++),
-            contentType: "application/json",
-          })}\n`;
-        const accepted = await post(agent, port, authorization, body);
+          body += batchLine(
+            targets[item % connections] ?? "",
+            bodyOf(number++),
+          );
+        const accepted = await postBatch({ agent, port, authorization }, body);
         if (accepted !== items)
           throw new Error(`${accepted} of ${items} items were accepted`);
       }
@@ -122,7 +123,7 @@ async function measureRound(
     batch: (count) => batches(1, count),
     "two batches": (count) => batches(2, count),
   };
-  const round: Partial<BatchRound> = {};
+  const round: Partial<AcceptRound> = {};
   // One caller waits most of the time: fewer messages tell as much.
   const counts: Record<WayName, number> = {
     "one caller": Math.ceil(messages / 10),
@@ -149,7 +150,7 @@ async function measureRound(
     round[way] = { messagesPerSecond: count / seconds, cpuHttp, cpuRedis };
   }
   agent.destroy();
-  return round as BatchRound;
+  return round as AcceptRound;
 }
 
 async function prepare(port: number, authorization: string): Promise<string> {
@@ -160,42 +161,8 @@ async function prepare(port: number, authorization: string): Promise<string> {
   return ((await response.json()) as { connectionId: string }).connectionId;
 }
 
-/** Posts one batch; the number of items that were accepted, counted without parsing each. */
-function post(
-  agent: Agent,
-  port: number,
-  authorization: string,
-  body: string,
-): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const request = httpRequest({
-      agent,
-      port,
-      host: "127.0.0.1",
-      method: "POST",
-      path: "/v1/batch",
-      headers: {
-        authorization,
-        "content-type": "application/x-ndjson",
-        "content-length": Buffer.byteLength(body),
-      },
-    });
-    request.on("error", reject);
-    request.on("response", (response) => {
-      let text = "";
-      response.setEncoding("latin1");
-      response.on("data", (chunk: string) => (text += chunk));
-      response.on("error", reject);
-      response.on("end", () => {
-        resolve(text.split('"status":202,').length - 1);
-      });
-    });
-    request.end(body);
-  });
-}
-
 /** The page's part about batches. */
-export function batchPage(rounds: readonly BatchRound[]): string {
+export function acceptPage(rounds: readonly AcceptRound[]): string {
   const median = (way: WayName, figure: keyof Way): number =>
     medianOf(rounds.map((round) => round[way][figure]));
   const rate = (way: WayName) => median(way, "messagesPerSecond");
@@ -209,7 +176,7 @@ export function batchPage(rounds: readonly BatchRound[]): string {
     `${(rate(way) / rate(to)).toFixed(1)}`;
   return [
     ...aligned([
-      ["accepting", "messages/s", "CPU http + Redis, µs/message"],
+      ["accepting only", "accepted/s", "CPU http + Redis, µs/message"],
       ...ways.map((way) => [
         titles[way],
         rate(way).toFixed(0),
