@@ -141,7 +141,7 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     },
     followEvents: (after, signal) => feed.follow(after, signal),
     lookAfter: (withinMs) =>
-      registry.sweep(stores.remove, {
+      registry.sweep(stores.sweeping, {
         limit: lookAtMost,
         withinMs,
       }),

@@ -100,9 +100,13 @@ export function createPushes(
     log,
     memory,
     queues,
+    registry,
     replication,
     users,
-  }: Pick<Stores, "log" | "memory" | "queues" | "replication" | "users">,
+  }: Pick<
+    Stores,
+    "log" | "memory" | "queues" | "registry" | "replication" | "users"
+  >,
   gathering: Gathering,
   /** Throws reply_impossible when nobody can give the reply that is asked for. */
   checkAsk: (push: Push | UserPush) => Promise<void>,
@@ -217,11 +221,11 @@ export function createPushes(
     refuseUnknown(connectionId);
     const known = memory.admit(connectionId, body.length);
     if (known) await known;
+    if (registry.hasDead) await registry.settle([connectionId]);
     const appending = gathering.append(request);
     issued?.();
     const appended = await appending;
-    if (appended.jobEpoch > 0)
-      await queues.wake(connectionId, appended.jobEpoch);
+    if (appended.unheard) await queues.wake(connectionId, appended.unheard);
     return {
       messageId: appended.messageId,
       accepted: acceptedBy(request, appended),
@@ -234,6 +238,7 @@ export function createPushes(
   ): Promise<Pushed> {
     refuseUnknown(request.connectionId);
     await admit(request.connectionId, request);
+    await registry.settle([request.connectionId]);
     const durable = request.durability === "replica";
     const deadline = durable ? performance.now() + confirmWithinMs : 0;
     if (durable) await replication.ready(request.connectionId);
@@ -247,8 +252,7 @@ export function createPushes(
     issued?.();
     const appended = await appending;
     await Promise.all([
-      appended.jobEpoch > 0 &&
-        queues.wake(request.connectionId, appended.jobEpoch),
+      appended.unheard && queues.wake(request.connectionId, appended.unheard),
       durable && confirm(request, appended, deadline),
     ]);
     return pushedBy(acceptedBy(request, appended), appended.replayed);

@@ -269,12 +269,7 @@ const variables = {
   LEASE_SECONDS: {
     kind: seconds(0.5, 600),
     fallback: "15",
-    why: "a registration that is not renewed for this long is void; renewed at a third of it",
-  },
-  LINGER_MS: {
-    kind: number(0, 60_000, "milliseconds"),
-    fallback: "300",
-    why: "how long a delivery run waits for more before its job completes",
+    why: "a ws-fn process that does not renew its lease for this long counts as dead, and its connections as away; renewed at a third of it",
   },
   HEARTBEAT_SECONDS: {
     kind: seconds(0.2, 3_600),
@@ -450,7 +445,6 @@ export interface Config {
   readonly eventsMaxBytes: number;
   readonly eventsMs: number;
   readonly leaseMs: number;
-  readonly lingerMs: number;
   readonly heartbeatMs: number;
   readonly executionMs: number;
   readonly drainRate: number;
@@ -568,7 +562,6 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     eventsMaxBytes: values.EVENTS_MAX_BYTES,
     eventsMs: values.EVENTS_SECONDS * 1_000,
     leaseMs: values.LEASE_SECONDS * 1_000,
-    lingerMs: values.LINGER_MS,
     heartbeatMs: values.HEARTBEAT_SECONDS * 1_000,
     executionMs: values.EXECUTION_SECONDS * 1_000,
     drainRate: values.DRAIN_RATE,

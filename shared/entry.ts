@@ -38,7 +38,6 @@ export function parseFlags(flags: string): { binary: boolean; asks: boolean } {
 export type Bell =
   | { kind: "message"; prev: number; entry: Entry }
   | { kind: "append"; seq: number; prev: number }
-  | { kind: "job" }
   /** The webhook has answered an event of the client (answers.ts). */
   | { kind: "answer"; eventId: string }
   /** The backend changed the connection's groups. */
@@ -106,8 +105,6 @@ export function parseBell(
   switch (word) {
     case "n":
       return { kind: "append", seq: Number(first), prev: Number(second) };
-    case "j":
-      return { kind: "job" };
     case "answer":
       return { kind: "answer", eventId: first };
     case "groups":

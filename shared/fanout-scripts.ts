@@ -19,7 +19,8 @@ const overheadBytes = 64;
 /** How many members that are none any more are removed by one script. */
 const pruneMax = 200;
 
-const prelude = `${common}
+/** Clock, expiry, and a group that nobody knows yet; `KEYS[1]` is its meta, `KEYS[2]` its history. */
+export const prelude = `${common}
 local function keep(key, span)
   if redis.call('PTTL', key) < span then redis.call('PEXPIRE', key, text(span)) end
 end
@@ -49,18 +50,18 @@ if #gone > 0 then
 end
 local span = tonumber(ARGV[2])
 local to = text(ms + span)
-local lease = ARGV[3] ~= '' and text(ms + tonumber(ARGV[3]))
+local shown = ARGV[3] ~= '' and text(ms + tonumber(ARGV[3]))
 -- One command for each set, however many members: five hundred of them kept Redis busy for 5 ms.
 if #ARGV > 5 then
   local named, until_, online = {}, {}, {}
   for i = 6, #ARGV do
     local at = (i - 6) * 2 + 1
-    named[at], until_[at], online[at] = 0, to, lease
+    named[at], until_[at], online[at] = 0, to, shown
     named[at + 1], until_[at + 1], online[at + 1] = ARGV[i], ARGV[i], ARGV[i]
   end
   redis.call('ZADD', KEYS[3], unpack(named))
   redis.call('ZADD', KEYS[4], unpack(until_))
-  if lease then redis.call('ZADD', KEYS[5], unpack(online)) end
+  if shown then redis.call('ZADD', KEYS[5], unpack(online)) end
 end
 -- What nobody renews goes by itself, with the last membership in it.
 if #ARGV > 5 then
@@ -71,9 +72,9 @@ return {epoch, text(offset)}
 `;
 
 /**
- * Members are alive: they stay members for \`spanMs\`, and online for \`leaseMs\`. Tells where the group stands. An instance
+ * Members are alive: they stay members for \`spanMs\`, and online for \`onlineMs\`. Tells where the group stands. An instance
  * that has heard more than Redis knows says so: history was lost, and a new epoch tells everybody.
- * KEYS meta history members until online; ARGV 1 keepMs 2 spanMs 3 leaseMs|'' 4 epoch|'' 5 offset|lost, then IDs
+ * KEYS meta history members until online; ARGV 1 keepMs 2 spanMs 3 onlineMs|'' 4 epoch|'' 5 offset|lost, then IDs
  * Returns {epoch, offset}.
  */
 export const holdScript: Script = {
@@ -91,13 +92,14 @@ export const admitScript: Script = {
 
 /**
  * Members are away (\`spanMs\`: they may come back), or none any more (0). Begins with a delete (full.ts).
- * KEYS meta members until online; ARGV 1 spanMs, then IDs
+ * What is known of a group without members lives as long as its history may be asked for.
+ * KEYS meta members until online; ARGV 1 spanMs 2 keepMs, then IDs
  */
 export const leaveScript: Script = {
   name: "bridgeGroupLeave",
   keys: 4,
   lua: `${common}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   redis.call('ZREM', KEYS[4], ARGV[i])
   if ARGV[1] == '0' then
     redis.call('ZREM', KEYS[2], ARGV[i])
@@ -106,6 +108,7 @@ for i = 2, #ARGV do
     redis.call('ZADD', KEYS[3], 'XX', text(ms + tonumber(ARGV[1])), ARGV[i])
   end
 end
+if redis.call('EXISTS', KEYS[3]) == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1
 `,
 };

@@ -245,14 +245,14 @@ export class Fanout {
   }
 
   /**
-   * Keeps connections members for `spanMs` from now, and online for `leaseMs` when given. `known` is what this instance
+   * Keeps connections members for `spanMs` from now, and online for `onlineMs` when given. `known` is what this instance
    * has heard last; "lost" says that Redis went on from less than that. Tells where the group stands; with no connections
    * it only asks. `isNew`: nobody counts on the membership yet, so it may be refused with redis_full.
    */
   async hold(
     group: string,
     connectionIds: readonly string[],
-    span: { spanMs: number; leaseMs?: number; isNew?: boolean },
+    span: { spanMs: number; onlineMs?: number; isNew?: boolean },
     known?: { epoch: string; offset: number | "lost" },
   ): Promise<Position> {
     const reply = (
@@ -268,7 +268,7 @@ export class Fanout {
         [
           this.#options.keepMs,
           Math.ceil(span.spanMs),
-          span.leaseMs ?? "",
+          span.onlineMs ?? "",
           known?.epoch ?? "",
           known?.offset ?? 0,
           ...connectionIds,
@@ -292,7 +292,7 @@ export class Fanout {
         keys.groupUntil(group),
         keys.groupOnline(group),
       ],
-      [spanMs, ...connectionIds],
+      [Math.ceil(spanMs), this.#options.keepMs, ...connectionIds],
     );
   }
 

@@ -1,9 +1,9 @@
 /**
  * Every Redis key, queue and channel name, in one place.
  *
- * All keys of a connection carry the hash tag `{connectionId}`, its BullMQ queue included, so a connection
- * lives in one Cluster slot and a script may touch all of it at once. Never two connections in one script; where there
- * are no slots, plain pushes to several go in one call (gathering.ts).
+ * All keys of a connection carry the hash tag `{connectionId}`, so a connection lives in one Cluster slot and a script
+ * may touch all of it at once. Never two connections in one script; where there are no slots, what several ask goes in one
+ * call (gathering.ts, many.ts).
  *
  * All keys of a group carry `{g:<name>}`, so that a publish is one script, too. Never a connection's key and a group's in
  * one script.
@@ -14,7 +14,7 @@
 /** The group that every connection is a member of; no client or backend can name it. */
 export const everybody = "$all";
 
-/** Nothing of a connection outlives its last claim or renewal by more than this, whoever dies; milliseconds. */
+/** Nothing of a connection outlives the last time somebody looked after it by more than this, whoever dies; milliseconds. */
 export const horizonMs = 2 * 86_400_000;
 
 /** BullMQ's key prefix. */
@@ -26,7 +26,7 @@ const own = (connectionId: string, part: string) =>
 /** What stands in braces in the keys of the stream of events. */
 export const eventsTag = "events";
 
-/** What stands in braces in the keys of a group. */
+/** What stands in braces in the keys of a group. Those of `$all` are the directory of all connections (directory.ts). */
 export const groupTag = (name: string): string => `g:${name}`;
 
 const ofGroup = (group: string, part: string) => own(groupTag(group), part);
@@ -61,7 +61,7 @@ export const keys = {
   groupMembers: (name: string) => ofGroup(name, "members"),
   /** Sorted set of members by the time (ms) until which they are members if nobody says more. `bridge:{g:room}:until` */
   groupUntil: (name: string) => ofGroup(name, "until"),
-  /** Sorted set of members by the end (ms) of their instance's lease. `bridge:{g:room}:online` */
+  /** Sorted set of members whose socket is open, by the time (ms) until which that counts if nobody says more. `bridge:{g:room}:online` */
   groupOnline: (name: string) => ofGroup(name, "online"),
   /** Hash: scheduled messages of a group. `bridge:{g:room}:scheduled` */
   groupScheduled: (name: string) => ofGroup(name, "scheduled"),
@@ -88,10 +88,12 @@ export const keys = {
   /** Hash: which connection is to get which of those. `bridge:{u:…}:claims` */
   userClaims: (tag: string) => own(tag, "claims"),
 
-  /** Sorted set of all connections, all with score 0, for listing in order of ID. */
-  connections: "bridge:connections",
-  /** Sorted set of all connections by the time (ms) at which somebody should look at them again. */
-  due: "bridge:due",
+  /** Sorted set of connections by the time (ms) at which their time is over, or somebody has to clear up after them. */
+  due: ofGroup(everybody, "due"),
+  /** Sorted set of ws-fn processes by the end (ms) of their lease. */
+  instances: ofGroup(everybody, "instances"),
+  /** Set: the connections whose sockets a ws-fn process holds. `bridge:{g:$all}:held:<instance>` */
+  held: (instance: string) => ofGroup(everybody, `held:${instance}`),
   /** Stream: events for backends, entry ID `<position>-0`. Its slot is its own. */
   events: "bridge:{events}:stream",
   /** String: position of the newest event there ever was. Stays. */
@@ -114,8 +116,8 @@ export const keys = {
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 
-  /** BullMQ queue of a connection: its deliver jobs. Redis keys `bull:{c_…}:wait` and so on. */
-  queue: (id: string) => `{${id}}`,
+  /** BullMQ queue of a ws-fn process: messages that it did not hear of. Redis keys `bull:{i-<instance>}:wait` and so on. */
+  deliverQueue: (instance: string) => `{i-${instance}}`,
   /** BullMQ queue of all scheduled pushes. */
   scheduleQueue: "{schedule}",
   /** BullMQ queue of lanes that wait for the webhook. */
@@ -135,23 +137,11 @@ export function connectionKeys(id: string): string[] {
   ];
 }
 
-/** The fixed keys of a connection's BullMQ queue. */
-export function queueKeys(id: string): string[] {
-  return [
-    "wait",
-    "active",
-    "meta",
-    "id",
-    "events",
-    "marker",
-    "delayed",
-    "stalled",
-    "stalled-check",
-    "failed",
-    "completed",
-    "prioritized",
-    "pc",
-  ].map((part) => `${bullPrefix}:{${id}}:${part}`);
+/** The keys of a BullMQ queue that jobs are added to; they expire where no process is left to take them. */
+export function queueKeys(queue: string): string[] {
+  return ["wait", "meta", "id", "marker", "events"].map(
+    (part) => `${bullPrefix}:${queue}:${part}`,
+  );
 }
 
 export const channels = {

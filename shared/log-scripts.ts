@@ -7,14 +7,31 @@
  *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- flags contentType      (flags: entry.ts)
  */
 import { drains } from "./full.js";
+import { horizonMs } from "./keys.js";
+import { forMany } from "./many.js";
 import { undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
-/** Shared by all: clock, number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
+/** Clock and number format. */
+export const plain = `
+local function text(n) return string.format('%.0f', n) end
+local T = redis.call('TIME')
+local us = T[1] * 1000000 + T[2]
+local ms = math.floor(us / 1000)
+`;
+
+/** Shared by all: number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
 const names = `
 local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
+`;
+/** A key that a script may have begun lives no longer than its connection, `KEYS[1]`. */
+export const bounded = `
+local function bounded(key)
+  local rest = redis.call('PTTL', KEYS[1])
+  if rest > 0 then redis.call('PEXPIRE', key, rest) end
+end
 `;
 export const prelude = `${names}
 local T = redis.call('TIME')
@@ -59,7 +76,7 @@ end
 
 /** A message up to this many bytes travels in the doorbell itself; a larger one is read from the log. */
 export const bellBytesMax = 4_096;
-/** A job that was just added needs no second one for this long, milliseconds, even if it is lost (rule 8). */
+/** While a job is on its way no second one is needed; if it is lost, for this long, milliseconds (rule 8). */
 const queuedFlagMs = 2_000;
 
 /** After so many of a user's messages those identities go that no repetition needs any more. */
@@ -165,13 +182,13 @@ local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'seq', 'epoch', 'flag',
  * A message to a user with an ID in 10 as well is appended once, however often this runs; {'done', seq} from then on.
  * Times stay text wherever they can: turning numbers into text and back was a third of this script. Text of the same
  * length (or '0') compares as its numbers do.
- * Returns 'accepted seq expiresAt online epoch status' (epoch: when a job is needed, else 0) or {refusal, …}.
+ * Returns 'accepted seq expiresAt online job status' (job: 'epoch@owner' when nobody heard and a job is needed, else 0) or {refusal, …}.
  */
 function appendLua(size: "plain" | "full" | "one of many"): string {
   const full = size === "full";
   const one = size === "one of many";
   const fullOnly = (lua: string) => (full ? lua : "");
-  return `${one ? "" : `${names}${clock}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}${known(fullOnly(", 'readTo'"))}`}
+  return `${one ? "" : `${names}${clock}${bounded}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}${known(fullOnly(", 'readTo'"))}`}
 if c[1] ~= 'open' or now > c[2] then
   local no = refuse(c[1], c[2], c[9], ARGV[8])
   if no then return no end
@@ -243,8 +260,10 @@ local live = c[1] == 'open' and now < c[2]
 local online = (live and heard > 0) and '1' or '0'
 local status = 'queued'
 local job = '0'
-if live and (c[5] or '0') <= now${fullOnly(" and not (now_only and online == '0')")} then
-  job = epoch
+-- Its owner should have heard: a job in the owner's queue wakes it, unless one is on its way (rule 8).
+if live and heard == 0 and (c[5] or '0') <= now${fullOnly(" and not now_only")} then
+  local owner = redis.call('HGET', KEYS[1], 'owner')
+  if owner then job = epoch .. '@' .. owner end
 ${
   one
     ? `  c[5] = string.format('%d', ms + ${queuedFlagMs})
@@ -257,6 +276,7 @@ ${fullOnly(`if now_only and online == '0' then
   status = 'undeliverable'
   total = tonumber(c[6] or 0)
   redis.call('ZADD', KEYS[4], id, id .. ':undeliverable:not_connected:' .. text(ms))
+  bounded(KEYS[4])
 elseif now_only then
   redis.call('XADD', KEYS[2], id .. '-0', 'h', header, 'b', ARGV[3])
 end`)}
@@ -271,12 +291,11 @@ else redis.call('HSET', KEYS[1], 'seq', id, 'total', total${full ? ")" : ", fiel
 ${fullOnly(`if mark then redis.call('HSET', KEYS[1], field, mark) end
 if waiting then
   redis.call('HSET', KEYS[6], ARGV[10], 's:' .. id .. ':' .. waiting)
-  local rest = to_user and redis.call('PTTL', KEYS[1]) or 0
-  if rest > 0 then redis.call('PEXPIRE', KEYS[6], rest) end
+  if to_user then bounded(KEYS[6]) end
   news('q')
 end`)}
 if size == bytes + ${messageOverheadBytes} then
-  -- The first message: its streams live no longer than their connection.
+  -- The first message begins its streams: they live no longer than their connection.
   local rest = redis.call('PTTL', KEYS[1])
   if rest > 0 then
     redis.call('PEXPIRE', KEYS[2], rest)
@@ -287,9 +306,11 @@ ${fullOnly(`
 if ARGV[9] ~= '-' and status == 'queued' then
   local old = redis.call('HGET', KEYS[5], ARGV[9])
   redis.call('HSET', KEYS[5], ARGV[9], id)
+  bounded(KEYS[5])
   -- With a live owner the owner decides, when it reads; without one only what no owner was given may go.
   if old and heard == 0 and tonumber(old) > tonumber(c[10] or 0) and drop(old) then
     redis.call('ZADD', KEYS[4], old, old .. ':replaced::' .. text(ms))
+    bounded(KEYS[4])
     news('f')
   end
 end
@@ -335,7 +356,7 @@ export const appendManyScript: Script = {
 local out, at, wrote, fault = {}, 5, false, nil
 local function connection(KEYS)
   local tag = string.sub(KEYS[1], 8, -6)
-${known()}${liveness}
+${known()}${bounded}${liveness}
   local before = c[3]
   local function append(ARGV)
 ${appendLua("one of many")}
@@ -369,7 +390,7 @@ return out
 export const makeRoomScript: Script = {
   name: "bridgeMakeRoom",
   keys: 3,
-  lua: `${prelude}${undelivered}
+  lua: `${prelude}${bounded}${undelivered}
 local readTo = tonumber(redis.call('HGET', KEYS[1], 'readTo') or 0)
 local gone, items = 0, {}
 for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
@@ -378,6 +399,7 @@ for _, row in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 100)) do
   if tonumber(exp) > ms or tonumber(seq) <= readTo then break end
   redis.call('XDEL', KEYS[2], row[1])
   redis.call('ZADD', KEYS[3], seq, seq .. ':expired::' .. exp)
+  bounded(KEYS[3])
   redis.call('HSET', KEYS[1], 'trimmed', cum)
   gone = gone + 1
   items[gone] = seq .. ':expired::' .. exp
@@ -411,7 +433,7 @@ return 1
 export const scheduleScript: Script = {
   name: "bridgeSchedule",
   keys: 4,
-  lua: `${prelude}${liveness}${idempotency}
+  lua: `${prelude}${bounded}${liveness}${idempotency}
 local c = redis.call('HMGET', KEYS[1], 'state', 'lease', 'until')
 local no = refuse(c[1], c[2], c[3], ARGV[7])
 if no then return no end
@@ -435,8 +457,7 @@ end
 local exp = text(tonumber(ARGV[2]) + tonumber(ARGV[3]))
 local online = (c[1] == 'open' and ms < tonumber(c[2])) and 1 or 0
 redis.call('HSETNX', KEYS[2], ARGV[1], 'w:' .. ARGV[2] .. ':' .. exp .. ':' .. text(ms) .. ':' .. online)
-local rest = redis.call('PTTL', KEYS[1])
-if rest > 0 then redis.call('PEXPIRE', KEYS[2], rest) end
+bounded(KEYS[2])
 if ARGV[4] ~= '' then
   redis.call('SET', KEYS[3], ARGV[4] .. ' ' .. text(ms + tonumber(ARGV[6])) .. ' ' .. ARGV[1] .. ' ' .. exp .. ' ' .. online .. ' scheduled', 'PX', ARGV[5])
 end
@@ -456,29 +477,27 @@ return 1
 };
 
 /**
- * What the owner reads after \`cur\`, within its epoch. mode: read, begin (raise the run's flag) or end (delete it).
+ * What the owner reads after \`cur\`, within its epoch. The flag goes first: who appends from here on adds a job again, if
+ * nobody hears (rule 8).
  * KEYS conn log fates topics
- * ARGV 1 epoch 2 cur 3 mode 4 flagMs 5 maxRows 6 maxBytes
+ * ARGV 1 epoch 2 cur 3 maxRows 4 maxBytes
  * Returns {'ok', seq, more, id, header, body, …} or {'fenced'} or {'missing'}: our registration is not there (lapsed, or
- * a failover lost it), which is no takeover; a renewal says what is true.
+ * a failover lost it), which is no takeover; a confirmation says what is true.
  */
 export const readScript: Script = {
   name: "bridgeRead",
   keys: 4,
-  lua: `${prelude}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state', 'run')
+  lua: `${prelude}${bounded}${drop}local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state')
 if not c[4] then return {'missing'} end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return {'fenced'} end
 if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[4] ~= 'open' then return {'missing'} end
-if ARGV[3] == 'begin' then
-  redis.call('HSET', KEYS[1], 'flag', text(ms + tonumber(ARGV[4])), 'run', ARGV[1])
-elseif ARGV[3] == 'end' and c[5] == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'flag', 'run')
-end
+-- The first write is a delete (full.ts).
+redis.call('HDEL', KEYS[1], 'flag')
 local out = {'ok', c[2] or '0', 0}
 local size, rows, from = 0, 0, '(' .. ARGV[2]
 local topics = redis.call('EXISTS', KEYS[4]) == 1
 local to
-while rows < tonumber(ARGV[5]) and size < tonumber(ARGV[6]) do
+while rows < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
   local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 32)
   for _, row in ipairs(page) do
     local seq = string.match(row[1], '^%d+')
@@ -491,6 +510,7 @@ while rows < tonumber(ARGV[5]) and size < tonumber(ARGV[6]) do
     if newest and tonumber(newest) > tonumber(seq) then
       drop(seq)
       redis.call('ZADD', KEYS[3], seq, seq .. ':replaced::' .. text(ms))
+      bounded(KEYS[3])
       news('f')
     else
       out[#out + 1] = seq
@@ -505,7 +525,7 @@ while rows < tonumber(ARGV[5]) and size < tonumber(ARGV[6]) do
   if #page < 32 then break end
   out[3] = 1
 end
-if to and rows < tonumber(ARGV[5]) and size < tonumber(ARGV[6]) then out[3] = 0 end
+if to and rows < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) then out[3] = 0 end
 if to and tonumber(to) > tonumber(c[3] or 0) then redis.call('HSET', KEYS[1], 'readTo', to) end
 return out
 `,
@@ -515,25 +535,23 @@ return out
  * The owner's report: what was sent and when, what was acked, what ended otherwise. An ack trims the log.
  * KEYS conn log marks fates
  * ARGV 1 epoch 2 acked|'' 3 cumulative bytes at acked|'' 4 kind (client|socket) 5 sent marks 'pos:ms,…' 6 fates 'seq:status:reason,…'
+ *      7 when to prune first (ms from now)
  * Returns 'ok', 'prune' (ok, and pruneScript is due), 'fenced' or 'missing'.
  */
-export const reportScript: Script = {
-  name: "bridgeReport",
-  keys: 4,
-  lua: `${prelude}${undelivered}${drains()}local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
+export const reportScript: Script = forMany(
+  "bridgeReport",
+  { keys: 4, args: 7 },
+  plain,
+  `${undelivered}local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
-if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end
-if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[2] ~= 'open' then return 'missing' end
+if c[1] ~= ARGV[1] then
+  return tonumber(c[1] or 0) > tonumber(ARGV[1]) and 'fenced' or 'missing'
+end
+if c[2] ~= 'open' then return 'missing' end
 local set = {}
 local to = string.match(ARGV[5], '(%d+):%d+$')
 if to and tonumber(to) > tonumber(c[4] or 0) then set[1] = 'sent'; set[2] = to end
-local items = {}
-for seq, status, reason in string.gmatch(ARGV[6], '(%d+):(%l+):([%l_]*)') do
-  redis.call('ZADD', KEYS[4], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
-  redis.call('XDEL', KEYS[2], seq .. '-0')
-  items[#items + 1] = seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms)
-end
-undelivered(items)
+-- The first write is a delete (full.ts).
 if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(c[3] or 0) then
   local cum = ARGV[3]
   if cum == '' then
@@ -544,17 +562,30 @@ if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(c[3] or 0) then
   redis.call('XTRIM', KEYS[2], 'MINID', text(tonumber(ARGV[2]) + 1))
   set[#set + 1] = 'acked'
   set[#set + 1] = ARGV[2]
+else
+  ${drains()}end
+if ARGV[6] ~= '' then
+  local items = {}
+  for seq, status, reason in string.gmatch(ARGV[6], '(%d+):(%l+):([%l_]*)') do
+    redis.call('ZADD', KEYS[4], seq, seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms))
+    redis.call('XDEL', KEYS[2], seq .. '-0')
+    items[#items + 1] = seq .. ':' .. status .. ':' .. reason .. ':' .. text(ms)
+  end
+  redis.call('PEXPIRE', KEYS[4], ${horizonMs})
+  undelivered(items)
 end
 if #set > 0 then
+  if not c[5] then set[#set + 1] = 'pruneAt'; set[#set + 1] = text(ms + ARGV[7]) end
   redis.call('HSET', KEYS[1], unpack(set))
   -- One mark for all of it: positions sent with their times, the position acked, and by whom.
   redis.call('XADD', KEYS[3], '*', 's', ARGV[5], 'a', ARGV[2], 'k', ARGV[4])
+  if not c[3] and not c[4] then redis.call('PEXPIRE', KEYS[3], ${horizonMs}) end
 end
 news('r')
-if tonumber(c[5] or 0) < ms then return 'prune' end
+if c[5] and tonumber(c[5]) < ms then return 'prune' end
 return 'ok'
 `,
-};
+);
 
 /**
  * Now and then: receipts whose time is over, topics that are delivered, producers that are gone.
@@ -597,7 +628,7 @@ return 1
 export const recallScript: Script = {
   name: "bridgeRecall",
   keys: 4,
-  lua: `${prelude}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'lease', 'acked', 'sent', 'readTo')
+  lua: `${prelude}${bounded}${drop}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'lease', 'acked', 'sent', 'readTo')
 if not c[1] then return 'not_found' end
 local seq = tonumber(ARGV[1])
 local row = redis.call('XRANGE', KEYS[4], ARGV[1], ARGV[1], 'COUNT', 1)[1]
@@ -613,6 +644,7 @@ elseif c[1] == 'open' and ms < tonumber(c[3]) then return 'ask:' .. c[2]
 elseif seq <= tonumber(c[6] or 0) then return 'maybe' end
 drop(ARGV[1])
 redis.call('ZADD', KEYS[3], seq, ARGV[1] .. ':recalled::' .. text(ms))
+bounded(KEYS[3])
 news('f')
 return 'recalled'
 `,

@@ -25,6 +25,7 @@ import {
   settleScript,
   unscheduleScript,
 } from "./log-scripts.js";
+import { ManyCalls } from "./many.js";
 import { replyKeptMs } from "./replies.js";
 import type { Argument, RedisLink, Script } from "./redis.js";
 
@@ -47,11 +48,11 @@ export const logScripts: readonly Script[] = [
   roomScript,
 ];
 
-/** A run's flag lives this long unless renewed. */
-export const runFlagMs = 5_000;
 /** One read gives at most so many messages and about so many bytes. */
 const readRowsMax = 500;
 const readBytesMax = 1_048_576;
+/** Reports that come within this time of others go together, milliseconds. */
+const reportWindowMs = 5;
 /** How many connections a producer counts for before it starts anew under another ID. */
 const producerConnectionsMax = 50_000;
 
@@ -93,6 +94,14 @@ export interface Idempotency {
   busyMs: number;
 }
 
+/** Who should have heard of a message. */
+export interface Unheard {
+  /** The process that owns the connection, … */
+  instance: string;
+  /** … in this epoch. */
+  epoch: number;
+}
+
 /** An accepted message. */
 export interface Appended {
   messageId: string;
@@ -101,8 +110,8 @@ export interface Appended {
   expiresAtMs: number;
   online: boolean;
   status: "queued" | "scheduled" | "undeliverable";
-  /** The owner's epoch when a deliver job must be added, otherwise 0. */
-  jobEpoch: number;
+  /** Set when its owner should have heard and nobody did: a deliver job must be added (queue.ts). */
+  unheard?: Unheard;
   /** Set when an Idempotency-Key was seen before: the stored answer, or null for "the 202 again". */
   replayed?: string | null;
 }
@@ -222,6 +231,7 @@ export class Log {
   readonly #lapse: (connectionId: string) => Promise<unknown>;
   #producer = randomBase62(8);
   readonly #counters = new Map<string, number>();
+  readonly #reports: ManyCalls;
   readonly #makingRoom = new Map<string, Promise<boolean>>();
 
   /**
@@ -239,6 +249,7 @@ export class Log {
       options.maxMessages * messageOverheadBytes,
       options.maxBytes,
     );
+    this.#reports = new ManyCalls(redis, reportScript, reportWindowMs);
     this.#limits = `${options.maxMessages} ${options.maxBytes}`;
     this.#lapse = lapse;
   }
@@ -348,7 +359,6 @@ export class Log {
         expiresAtMs: 0,
         online: false,
         status: "queued",
-        jobEpoch: 0,
       };
     return this.#accepted(id, reply, scheduledId);
   }
@@ -373,7 +383,6 @@ export class Log {
         expiresAtMs: user.expiresAtMs,
         online: false,
         status: "queued",
-        jobEpoch: 0,
       };
     }
     return this.#accepted(id, reply, "-");
@@ -578,8 +587,12 @@ export class Log {
       expiresAtMs: Number(parts[2]),
       online: Number(parts[3]) === 1,
       status: status as Appended["status"],
-      jobEpoch: word === "accepted" ? Number(parts[4]) : 0,
     };
+    const unheard = word === "accepted" ? String(parts[4]) : "0";
+    if (unheard !== "0") {
+      const [epoch, instance = ""] = unheard.split("@");
+      appended.unheard = { instance, epoch: Number(epoch) };
+    }
     if (word === "replayed") {
       const answer = String(parts[5] ?? "");
       appended.replayed = answer === "" ? null : answer;
@@ -612,13 +625,8 @@ export class Log {
     );
   }
 
-  /** What the owner of `epoch` may send after `cur`. `begin` and `end` raise and delete the run's flag with it. */
-  async read(
-    connectionId: string,
-    epoch: number,
-    cur: number,
-    mode: "read" | "begin" | "end" = "read",
-  ): Promise<Page> {
+  /** What the owner of `epoch` may send after `cur`. */
+  async read(connectionId: string, epoch: number, cur: number): Promise<Page> {
     const reply = (await this.#redis.runBuffer(
       readScript,
       [
@@ -627,7 +635,7 @@ export class Log {
         keys.fates(connectionId),
         keys.topics(connectionId),
       ],
-      [epoch, cur, mode, runFlagMs, readRowsMax, readBytesMax],
+      [epoch, cur, readRowsMax, readBytesMax],
     )) as Buffer[];
     const word = String(reply[0]);
     if (word !== "ok")
@@ -650,7 +658,10 @@ export class Log {
     };
   }
 
-  /** Stores what the owner did. Nothing happens when its epoch is over. */
+  /**
+   * Stores what the owner did. Nothing happens when its epoch is over. Reports of many connections go in one call; while they
+   * keep coming, a few milliseconds' worth of them.
+   */
   async report(
     connectionId: string,
     epoch: number,
@@ -662,23 +673,25 @@ export class Log {
     const fates = report.fates
       .map((fate) => `${fate.seq}:${fate.status}:${fate.reason}`)
       .join(",");
-    const word = (await this.#redis.run(
-      reportScript,
-      [
+    const word = (await this.#reports.call({
+      keys: [
         keys.connection(connectionId),
         keys.log(connectionId),
         keys.marks(connectionId),
         keys.fates(connectionId),
       ],
-      [
+      args: [
         epoch,
         report.acked ?? "",
         report.ackedTotal ?? "",
         report.ackedBy,
         sent,
         fates,
+        this.#options.receiptMs / 4,
       ],
-    )) as "ok" | "prune" | "fenced" | "missing";
+    })) as "ok" | "prune" | "fenced" | "missing" | "failed";
+    if (word === "failed")
+      throw new BridgeError("outcome_unknown", { retryAfterSeconds: 1 });
     if (word !== "prune") return word;
     await this.#redis.run(
       pruneScript,

@@ -3,15 +3,19 @@
  * members and until when (its sets, its slot). Two slots, so two scripts: first the group, which tells the offset at which
  * the membership begins, then the connection, which decides.
  *
- * Every connection is in `$all`, from when it is prepared.
+ * Every connection is in `$all`, from when it is prepared, whose members are the directory (directory.ts). A member whose socket is
+ * open counts as one, and as online, until somebody says otherwise: its owner when it leaves, or a sweep when its owner is dead.
  */
 import type { PrepareRequest } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Fanout, Position } from "./fanout.js";
 import { newConnectionId } from "./ids.js";
-import { channels, everybody, groupTag, keys } from "./keys.js";
+import { channels, everybody, groupTag, horizonMs, keys } from "./keys.js";
 import type { RedisLink, Script } from "./redis.js";
 import { parsePositions, type Positions, type Registry } from "./registry.js";
+
+/** How long a member with an open socket is one, and online, if nobody says more. */
+export const whileOpen = { spanMs: horizonMs, onlineMs: horizonMs };
 
 /** Groups of one connection; also the maximum of `groups` in openapi.yaml. */
 export const groupsMax = 100;
@@ -100,18 +104,11 @@ export class Memberships {
   readonly #redis: RedisLink;
   readonly #registry: Registry;
   readonly #fanout: Fanout;
-  readonly #windows: { leaseMs: number; resumeMs: number };
 
-  constructor(
-    redis: RedisLink,
-    registry: Registry,
-    fanout: Fanout,
-    windows: { leaseMs: number; resumeMs: number },
-  ) {
+  constructor(redis: RedisLink, registry: Registry, fanout: Fanout) {
     this.#redis = redis;
     this.#registry = registry;
     this.#fanout = fanout;
-    this.#windows = windows;
   }
 
   /** Makes a connection that waits for its client, a member of its groups from now on. */
@@ -122,7 +119,7 @@ export class Memberships {
     const spanMs = this.#registry.waitMs(request);
     const positions = new Map<string, Position>();
     await Promise.all(
-      [everybody, ...(request.groups ?? [])].map(async (group) => {
+      (request.groups ?? []).map(async (group) => {
         positions.set(
           group,
           await this.#fanout.hold(group, [connectionId], {
@@ -144,15 +141,14 @@ export class Memberships {
       await this.#registry.inspect(connectionId);
     if (state === "ended")
       throw connectionEnded(Date.parse(endedAt ?? ""), reason ?? "");
-    const { leaseMs, resumeMs } = this.#windows;
-    return this.#join(connectionId, group, undefined, {
-      spanMs:
-        state === "open" || expiresAt === null
-          ? leaseMs + resumeMs
-          : Math.max(1, Date.parse(expiresAt) - Date.now()),
-      // Its owner says that it is online, in a moment; until then the answer would be wrong.
-      ...(state === "open" ? { leaseMs } : {}),
-    });
+    return this.#join(
+      connectionId,
+      group,
+      undefined,
+      state === "open" || expiresAt === null
+        ? whileOpen
+        : { spanMs: Math.max(1, Date.parse(expiresAt) - Date.now()) },
+    );
   }
 
   /** The same by the connection's owner. Throws connection_ended, outcome_unknown when it is the owner no more. */
@@ -161,18 +157,14 @@ export class Memberships {
     group: string,
     owner: number,
   ): Promise<Joined> {
-    const { leaseMs, resumeMs } = this.#windows;
-    return this.#join(connectionId, group, owner, {
-      spanMs: leaseMs + resumeMs,
-      leaseMs,
-    });
+    return this.#join(connectionId, group, owner, whileOpen);
   }
 
   async #join(
     id: string,
     group: string,
     owner: number | undefined,
-    span: { spanMs: number; leaseMs?: number },
+    span: { spanMs: number; onlineMs?: number },
   ): Promise<Joined> {
     const here = await this.#fanout.hold(group, [id], {
       ...span,
@@ -264,9 +256,18 @@ export class Memberships {
   async forget(connectionId: string): Promise<void> {
     const { names } = await this.of(connectionId);
     await Promise.all(
-      [everybody, ...names].map((group) =>
-        this.#fanout.leave(group, [connectionId], 0),
-      ),
+      names.map((group) => this.#fanout.leave(group, [connectionId], 0)),
+    );
+  }
+
+  /** A connection is away for `spanMs` at most: its groups hear so. */
+  async away(
+    connectionId: string,
+    groups: readonly string[],
+    spanMs: number,
+  ): Promise<void> {
+    await Promise.all(
+      groups.map((group) => this.#fanout.leave(group, [connectionId], spanMs)),
     );
   }
 

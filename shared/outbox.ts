@@ -97,14 +97,137 @@ return 1
 
 export const outboxScripts: readonly Script[] = [tellScript, clearMarksScript];
 
+/** What the first events of many connections wait for each other, milliseconds. */
+const openedWindowMs = 25;
+/** Identities whose marks are gone are told together after this long, milliseconds. */
+const tidyMs = 250;
+/** Events of one append. */
+const eventsMax = 100;
+
+/** What a script said that happened to a connection, before anybody told. */
+export interface Happened {
+  connectionId: string;
+  /** The value of its mark `evOpen`, or "". */
+  opened: string;
+  /** The value of its mark `evEnd`, or "". */
+  ended: string;
+  userId: string;
+  /** When it was opened first (ms), or "". */
+  connected: string;
+  /** When (ms, Redis' clock) the script said so. */
+  nowMs: number;
+  /** How long an ended connection is remembered, milliseconds. */
+  keepMs: number;
+}
+
+interface Telling extends Happened {
+  resolve(told: boolean): void;
+  reject(error: unknown): void;
+}
+
 /** Tells what connections have to tell. Throws `redis_unavailable` or `outcome_unknown`; the marks are there still. */
 export class Outbox {
   readonly #redis: RedisLink;
   readonly #events: Events;
+  #telling: Telling[] = [];
+  #tellTimer: NodeJS.Timeout | undefined;
+  #isTellingNow = false;
+  #settled: string[] = [];
+  #tidyTimer: NodeJS.Timeout | undefined;
 
   constructor(redis: RedisLink, events: Events) {
     this.#redis = redis;
     this.#events = events;
+  }
+
+  /**
+   * Tells what has just happened, and nothing else: the marks need not be read, and those of many connections are told
+   * together. Resolves with false when `tell` has to look again.
+   */
+  happened(what: Happened): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      this.#telling.push({ ...what, resolve, reject });
+      // Who has ended may be frozen as soon as it is told; who was opened has time.
+      if (what.ended === "" && this.#telling.length < eventsMax)
+        this.#tellTimer ??= setTimeout(
+          () => void this.#tellAll(),
+          openedWindowMs,
+        );
+      else if (!this.#isTellingNow) {
+        this.#isTellingNow = true;
+        this.#redis.atEndOfTurn(() => void this.#tellAll());
+      }
+    });
+  }
+
+  /** What waits for others goes now: what comes after it in the stream must not come before it. */
+  hurry(): void {
+    if (this.#telling.length > 0) void this.#tellAll();
+  }
+
+  async #tellAll(): Promise<void> {
+    clearTimeout(this.#tellTimer);
+    this.#tellTimer = undefined;
+    this.#isTellingNow = false;
+    const all = this.#telling;
+    this.#telling = [];
+    for (let from = 0; from < all.length; from += eventsMax)
+      await this.#tellSome(all.slice(from, from + eventsMax));
+  }
+
+  async #tellSome(some: readonly Telling[]): Promise<void> {
+    const events = some.map(({ connectionId, opened, ended, ...who }) =>
+      eventsOf(connectionId, {
+        opened,
+        told: "",
+        ended,
+        userId: who.userId === "" ? null : who.userId,
+        connectedAt: timeOf(who.connected),
+      }),
+    );
+    try {
+      const word = await this.#events.append(
+        events.flat(),
+        Math.min(...some.map(({ nowMs }) => nowMs)),
+      );
+      if (word !== "ok") {
+        for (const { resolve } of some) resolve(false);
+        return;
+      }
+      // Neither mark can have changed: each is made once in the life of a connection.
+      await Promise.all(
+        some.flatMap(({ connectionId, ended, keepMs }) => {
+          const key = keys.connection(connectionId);
+          return ended === ""
+            ? [this.#redis.command("HDEL", key, "evOpen")]
+            : [
+                this.#redis.command("HDEL", key, "evOpen", "evEnd"),
+                this.#redis.command("PEXPIRE", key, keepMs),
+              ];
+        }),
+      );
+      this.#tidy(events.flat().map(({ id }) => id));
+      for (const { resolve } of some) resolve(true);
+    } catch (error) {
+      for (const { reject } of some) reject(error);
+    }
+  }
+
+  /** Their marks are gone, so they may be forgotten. */
+  #tidy(identities: readonly string[]): void {
+    this.#settled.push(...identities);
+    this.#tidyTimer ??= setTimeout(() => void this.flush(), tidyMs);
+  }
+
+  /** Tells what waits to be told together with others. Never throws: what is not done now runs out by itself. */
+  async flush(): Promise<void> {
+    if (this.#telling.length > 0) await this.#tellAll();
+    clearTimeout(this.#tidyTimer);
+    this.#tidyTimer = undefined;
+    const settled = this.#settled;
+    this.#settled = [];
+    if (settled.length > 0)
+      await this.#events.tidy(settled).catch(() => undefined);
   }
 
   /** Tells all there is; false when something is left for the next look. Any number of processes at once. */
@@ -123,8 +246,7 @@ export class Outbox {
         told,
         ended,
         userId: user === "" || user === undefined ? null : user,
-        connectedAt:
-          connected === "" ? null : new Date(Number(connected)).toISOString(),
+        connectedAt: timeOf(connected),
       });
       if (events.length === 0) return true;
       // Stood still in between: what was read may be over.
@@ -136,12 +258,15 @@ export class Outbox {
         [opened, told, ended],
       );
       // Only after the marks are gone: an identity that is forgotten while its mark is there would be told again.
-      await this.#events.tidy(events.map(({ id }) => id));
+      this.#tidy(events.map(({ id }) => id));
       if (reply[6] !== "1") return true;
     }
     return false;
   }
 }
+
+const timeOf = (ms: string | undefined): string | null =>
+  ms === "" || ms === undefined ? null : new Date(Number(ms)).toISOString();
 
 interface Marks {
   opened: string;

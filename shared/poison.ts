@@ -10,7 +10,7 @@
  */
 import { drains } from "./full.js";
 import { keys } from "./keys.js";
-import { drop, prelude } from "./log-scripts.js";
+import { bounded, drop, prelude } from "./log-scripts.js";
 import { undelivered } from "./outbox.js";
 import type { RedisLink, Script } from "./redis.js";
 
@@ -30,7 +30,7 @@ export const cautiousAfter = 3;
 export const accuseScript: Script = {
   name: "bridgeAccuse",
   keys: 3,
-  lua: `${prelude}${drop}${undelivered}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'acked', 'suspect')
+  lua: `${prelude}${bounded}${drop}${undelivered}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'acked', 'suspect')
 if c[1] ~= 'open' or c[2] ~= ARGV[1] then return '' end
 local row = ARGV[3] == '1' and redis.call('XRANGE', KEYS[2], '(' .. (c[3] or '0'), '+', 'COUNT', 1)[1]
 local first = row and string.match(row[1], '^%d+')
@@ -49,6 +49,7 @@ end
 drop(first)
 redis.call('HDEL', KEYS[1], 'suspect')
 redis.call('ZADD', KEYS[3], first, first .. ':undeliverable:poison:' .. text(ms))
+bounded(KEYS[3])
 undelivered({first .. ':undeliverable:poison:' .. text(ms)})
 news('f')
 return first

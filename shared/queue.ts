@@ -1,14 +1,13 @@
 /**
- * BullMQ's home (and webhook-queue.ts, which builds on this). Three uses of it:
+ * BullMQ's home (and webhook-queue.ts, which builds on this). Two uses of it:
  *
- * * the deliver queue of each connection, named by its ID: a durable wake-up, one job per burst. Its Worker is stock
- *   BullMQ over the process's one command connection; only "wait for a job" is replaced by a doorbell, so that ten
- *   thousand Workers cost no connection (the doorbell backend below). A Worker lives around its runs only;
- * * the schedule queue, shared by all: delayed jobs that carry a message until it is due. A stock Worker with a
- *   blocking connection of its own;
- * * removal of what an ended connection's queue left.
+ * * a deliver queue for each ws-fn process: a message that its owner did not hear (its subscription was down, or it stood
+ *   still when it was called) makes a job there. The process takes it with a stock Worker over a blocking connection of its own,
+ *   within milliseconds, however deaf its subscription is. A message that was heard makes no job;
+ * * the schedule queue, shared by all: delayed jobs that carry a message until it is due.
  *
- * A job carries no correctness: messages are in the log, and a job that comes twice or late does no harm.
+ * A deliver job carries no message: that is in the log, and a job that comes twice, late or to a process that is dead does no
+ * harm.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -16,26 +15,23 @@ import {
   Queue,
   RedisConnection,
   RedisQueueBackend,
-  WaitingError,
   Worker,
   type BackendFactory,
   type Job,
 } from "bullmq";
 import { BridgeError } from "./errors.js";
 import type { GroupPublish } from "./fanout.js";
-import type { Append } from "./log.js";
-import { bullPrefix, channels, horizonMs, keys } from "./keys.js";
+import type { Append, Unheard } from "./log.js";
+import { bullPrefix, horizonMs, keys, queueKeys } from "./keys.js";
 import { isOutOfMemory, redisFull } from "./full.js";
 import { sparing, type Logger } from "./logging.js";
 import type { RedisLink } from "./redis.js";
 
 /** How long an add may take; the 202 does not depend on it. */
 const addDeadlineMs = 600;
-/** A Worker without work is closed after this long; creating one costs less than keeping it. */
-const workerIdleMs = 30_000;
 /** How long a closing Worker may take before it is forced. */
 const closeDeadlineMs = 1_000;
-/** A job's lock, renewed at half of it; what an instance that died held is taken over on claim, long before. */
+/** A job's lock, renewed at half of it. */
 const lockMs = 30_000;
 /** Scheduled jobs whose instance died are looked for this often. */
 const stalledInterval = 5_000;
@@ -46,19 +42,16 @@ const fetchRetryMsMost = 5_000;
 /** What goes wrong with every job while Redis refuses writes is told this often. */
 const tellEveryMs = 10_000;
 /** How many Queue objects are kept for adding. */
-const queuesMax = 2_000;
+const queuesMax = 200;
+/** Connections that a process looks at side by side because of jobs. */
+const wakingAbreast = 32;
 /** A scheduled message may outlive any number of instances that died with it. */
 export const always = 1_000_000;
 
-/** What a run is told: stop lingering when the signal aborts. Resolves "again" to have its job put back. */
-export type RunDelivery = (signal: AbortSignal) => Promise<"done" | "again">;
-
-/** A deliver queue's consumer. */
-export interface DeliveryWorker {
-  /** A job was added: fetch it, with a new Worker if there is none. */
-  ring(): void;
-  /** Stops lingering, closes within a second, puts back what it held. Any time, twice. */
-  close(): Promise<void>;
+/** A deliver job: a connection has a message that its owner of this epoch did not hear. */
+export interface WakeUp {
+  connectionId: string;
+  epoch: number;
 }
 
 /** A message for a connection, or for a group. */
@@ -93,10 +86,12 @@ export class DeliveryQueues {
   #root: Promise<RedisQueueBackend> | undefined;
   readonly #queues = new Map<string, Queue>();
   #scheduleWorker: Worker<ScheduledJob> | undefined;
+  #deliverWorker: Worker<WakeUp> | undefined;
   #closed = false;
   readonly #mayTellWake = sparing(tellEveryMs);
+  readonly #mayTellDeliver = sparing(tellEveryMs);
   readonly #mayTellSchedule = sparing(tellEveryMs);
-  #silenced = false;
+  readonly #silenced = new Set<string>();
 
   constructor(redis: RedisLink, logger: Logger) {
     this.#redis = redis;
@@ -143,10 +138,13 @@ export class DeliveryQueues {
   }
 
   /**
-   * Adds a deliver job and, once that is answered, rings the owner of `epoch` for it. Never throws: the message is in
-   * the log and the owner's renewal looks for it anyway (rule 8).
+   * Adds a deliver job to the queue of the process that should have heard. Never throws: the message is in the log, and the
+   * process looks for it anyway (rule 4).
    */
-  async wake(connectionId: string, epoch: number): Promise<void> {
+  async wake(
+    connectionId: string,
+    { instance, epoch }: Unheard,
+  ): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const deadline = new Promise<never>((_, reject) => {
       timer = setTimeout(
@@ -154,22 +152,11 @@ export class DeliveryQueues {
         addDeadlineMs,
       );
     });
-    const add = async () => {
-      const queue = await this.#queue(keys.queue(connectionId));
-      const { id } = await queue.add(
-        "deliver",
-        {},
-        { removeOnComplete: true, removeOnFail: true, attempts: 1 },
-      );
-      // The lists of the queue have an expiry (rule 13); a job in none of them would stay for ever.
-      const job = `${bullPrefix}:${keys.queue(connectionId)}:${id ?? ""}`;
-      await Promise.all([
-        this.#redis.publish(`${channels.bell(connectionId)}${epoch}`, "j"),
-        this.#redis.command("PEXPIRE", job, horizonMs),
-      ]);
-    };
     try {
-      await Promise.race([add(), deadline]);
+      await Promise.race([
+        this.#addWakeUp(instance, { connectionId, epoch }),
+        deadline,
+      ]);
     } catch (error) {
       const level = this.#mayTellWake() ? "warn" : "debug";
       this.#logger[level](
@@ -181,33 +168,68 @@ export class DeliveryQueues {
     }
   }
 
-  /** The consumer of a connection's deliver queue; no Worker exists until `ring`. */
-  consume(connectionId: string, run: RunDelivery): DeliveryWorker {
-    return new LazyWorker(
-      connectionId,
-      run,
-      () => this.#backend(),
-      this.#redis,
-      this.#logger,
+  async #addWakeUp(instance: string, wakeUp: WakeUp): Promise<void> {
+    const name = keys.deliverQueue(instance);
+    const queue = await this.#queue(name);
+    await this.#silence(name);
+    const { id } = await queue.add("deliver", wakeUp, {
+      removeOnComplete: true,
+      removeOnFail: true,
+      attempts: 1,
+    });
+    // Its process may be dead, and forgotten already: then nobody takes it away (rule 13).
+    const job = `${bullPrefix}:${name}:${id ?? ""}`;
+    await Promise.all(
+      [...queueKeys(name), job].map((key) =>
+        this.#redis.command("PEXPIRE", key, horizonMs),
+      ),
     );
   }
 
   /**
-   * Jobs in `active` that no process of ours tracks any more go back to the head of the queue. The caller owns the
-   * connection (its epoch is new) and has no Worker yet, so every one of them is an orphan (rule 7).
+   * Starts this process's consumer of its own deliver queue: `run` delivers what a connection has in its log. Throws while Redis is
+   * away; again is harmless.
    */
-  async recoverOrphans(connectionId: string): Promise<number> {
-    const queue = await this.#queue(keys.queue(connectionId));
-    const backend = queue.getBackend() as unknown as RedisQueueBackend;
-    const ids = (await this.#redis.command(
-      "LRANGE",
-      `${bullPrefix}:{${connectionId}}:active`,
-      0,
-      -1,
-    )) as string[];
-    // Token '0' skips the check of the lock that the dead instance still holds.
-    for (const id of ids) await backend.moveJobFromActiveToWait(id, "0");
-    return ids.length;
+  async startDeliver(
+    instance: string,
+    run: (wakeUp: WakeUp) => Promise<void>,
+  ): Promise<void> {
+    if (this.#deliverWorker || this.#closed) return;
+    const root = await this.#backend();
+    const name = keys.deliverQueue(instance);
+    await this.#silence(name);
+    const worker = new Worker<WakeUp>(
+      name,
+      ({ data }) => run(data),
+      {
+        connection: this.#redis.client,
+        prefix: bullPrefix,
+        concurrency: wakingAbreast,
+        lockDuration: lockMs,
+        // Its jobs are nobody else's: what it held when it died goes with it.
+        skipStalledCheck: true,
+        runRetryDelay: fetchRetryMs,
+        removeOnComplete: { count: 0 },
+        removeOnFail: { count: 0 },
+      },
+      withBlocking(root, this.#redis),
+    );
+    worker.on("error", (error) => {
+      const level = this.#mayTellDeliver() ? "warn" : "debug";
+      this.#logger[level]({ err: error }, "deliver worker error");
+    });
+    this.#deliverWorker = worker;
+  }
+
+  /** Removes the deliver queue of a process that is gone. */
+  async retire(instance: string): Promise<void> {
+    await this.#remove(keys.deliverQueue(instance));
+  }
+
+  async #remove(name: string): Promise<void> {
+    await (await this.#queue(name)).obliterate({ force: true });
+    this.#queues.delete(name);
+    this.#silenced.delete(name);
   }
 
   /**
@@ -257,7 +279,7 @@ export class DeliveryQueues {
 
   async #later(data: ScheduledJob, delay: number): Promise<void> {
     const queue = await this.#queue(keys.scheduleQueue);
-    await this.#silenceSchedule();
+    await this.#silence(keys.scheduleQueue);
     try {
       await queue.add("push", data, {
         jobId: `s${data.scheduledId}`,
@@ -271,16 +293,17 @@ export class DeliveryQueues {
     }
   }
 
-  /** BullMQ's event stream is not used and must not grow. Once for a process; again after a failure. */
-  async #silenceSchedule(): Promise<void> {
-    if (this.#silenced) return;
+  /** BullMQ's event stream is not used and must not grow. Once for a queue in a process; again after a failure. */
+  async #silence(name: string): Promise<void> {
+    if (this.#silenced.has(name)) return;
+    if (this.#silenced.size >= queuesMax) this.#silenced.clear();
     await this.#redis.command(
       "HSET",
-      `${bullPrefix}:${keys.scheduleQueue}:meta`,
+      `${bullPrefix}:${name}:meta`,
       "opts.maxLenEvents",
       0,
     );
-    this.#silenced = true;
+    this.#silenced.add(name);
   }
 
   /** Removes the job of a recalled message; the recall itself is in the connection's hash. */
@@ -299,7 +322,7 @@ export class DeliveryQueues {
   ): Promise<void> {
     if (this.#scheduleWorker || this.#closed) return;
     const root = await this.#backend();
-    await this.#silenceSchedule();
+    await this.#silence(keys.scheduleQueue);
     const worker = new Worker<ScheduledJob>(
       keys.scheduleQueue,
       async (job: Job<ScheduledJob>) => {
@@ -328,19 +351,8 @@ export class DeliveryQueues {
     this.#scheduleWorker = worker;
   }
 
-  /** Removes everything of an ended connection's queue, and the jobs of its scheduled messages. */
-  async remove(connectionId: string): Promise<void> {
-    const name = keys.queue(connectionId);
-    const queue = await this.#queue(name);
-    await Promise.all([
-      queue.obliterate({ force: true }),
-      this.#unscheduleAll(connectionId),
-    ]);
-    this.#queues.delete(name);
-  }
-
   /** Jobs of messages that will never be due for anybody. One that is being worked on finds out by itself. */
-  async #unscheduleAll(connectionId: string): Promise<void> {
+  async unscheduleAll(connectionId: string): Promise<void> {
     let cursor = "0";
     do {
       const [next, pairs] = (await this.#redis.command(
@@ -360,7 +372,12 @@ export class DeliveryQueues {
 
   async close(): Promise<void> {
     this.#closed = true;
-    await closeWithin(this.#scheduleWorker);
+    await Promise.all([
+      closeWithin(this.#deliverWorker),
+      closeWithin(this.#scheduleWorker),
+    ]);
+    if (this.#deliverWorker)
+      await this.#remove(this.#deliverWorker.name).catch(() => undefined);
     this.#queues.clear();
   }
 }
@@ -447,171 +464,4 @@ export async function closeWithin(
     }),
   ]);
   clearTimeout(timer);
-}
-
-/** Waits for a ring instead of a blocking command. */
-class Doorbell {
-  #rung = false;
-  #wake: (() => void) | undefined;
-
-  ring(): void {
-    this.#rung = true;
-    this.#wake?.();
-  }
-
-  /** Resolves at the next ring, or one that came since the last wait, or after `ms`. */
-  async wait(ms: number): Promise<void> {
-    if (!this.#rung)
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        this.#wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    this.#wake = undefined;
-    this.#rung = false;
-  }
-}
-
-class LazyWorker implements DeliveryWorker {
-  readonly #connectionId: string;
-  readonly #run: RunDelivery;
-  readonly #backend: () => Promise<RedisQueueBackend>;
-  readonly #redis: RedisLink;
-  readonly #logger: Logger;
-  #worker: Worker | undefined;
-  #starting = false;
-  #bell = new Doorbell();
-  #abort = new AbortController();
-  #idle: NodeJS.Timeout | undefined;
-  #busy = false;
-  #closing: Promise<void> | undefined;
-
-  constructor(
-    connectionId: string,
-    run: RunDelivery,
-    backend: () => Promise<RedisQueueBackend>,
-    redis: RedisLink,
-    logger: Logger,
-  ) {
-    this.#connectionId = connectionId;
-    this.#run = run;
-    this.#backend = backend;
-    this.#redis = redis;
-    this.#logger = logger;
-  }
-
-  ring(): void {
-    if (this.#closing) return;
-    if (this.#worker) this.#bell.ring();
-    else if (!this.#starting) void this.#start();
-    else this.#bell.ring();
-  }
-
-  async #start(): Promise<void> {
-    this.#starting = true;
-    try {
-      const root = await this.#backend();
-      if (this.#closing) return;
-      const bell = new Doorbell();
-      this.#bell = bell;
-      const factory = ((name: string) => {
-        const sibling = patient(root.forQueue(name) as RedisQueueBackend);
-        sibling.waitForJob = async (timeout: number) => {
-          await bell.wait(timeout * 1_000);
-          return null;
-        };
-        sibling.disconnectBlocking = () => {
-          bell.ring();
-          return Promise.resolve();
-        };
-        return sibling;
-      }) as BackendFactory<RedisQueueBackend>;
-      this.#worker = new Worker(
-        keys.queue(this.#connectionId),
-        (job, token) => this.#process(job, token),
-        {
-          connection: this.#redis.client,
-          prefix: bullPrefix,
-          concurrency: 1,
-          lockDuration: lockMs,
-          skipStalledCheck: true,
-          runRetryDelay: fetchRetryMs,
-          removeOnComplete: { count: 0 },
-          removeOnFail: { count: 0 },
-        },
-        factory,
-      );
-      this.#worker.on("error", (error) =>
-        this.#logger.debug(
-          { err: error, connectionId: this.#connectionId },
-          "deliver worker error",
-        ),
-      );
-      // A lock that could not be renewed means that somebody else may have the job: stop lingering.
-      this.#worker.on("lockRenewalFailed", () => this.#abort.abort());
-      this.#rest();
-    } catch (error) {
-      this.#logger.debug(
-        { err: error, connectionId: this.#connectionId },
-        "deliver worker not started",
-      );
-    } finally {
-      this.#starting = false;
-    }
-  }
-
-  async #process(job: Job, token: string | undefined): Promise<void> {
-    clearTimeout(this.#idle);
-    this.#busy = true;
-    // A lock that was lost ended its own run only.
-    if (!this.#closing) this.#abort = new AbortController();
-    try {
-      const outcome = await this.#run(this.#abort.signal);
-      if (outcome === "again") {
-        await job.moveToWait(token);
-        throw new WaitingError();
-      }
-    } finally {
-      this.#busy = false;
-      this.#rest();
-    }
-  }
-
-  /** Counts down to the end of an idle Worker. */
-  #rest(): void {
-    clearTimeout(this.#idle);
-    if (this.#closing) return;
-    this.#idle = setTimeout(() => {
-      if (this.#busy) return;
-      const worker = this.#worker;
-      this.#worker = undefined;
-      if (worker) void this.#end(worker);
-    }, workerIdleMs);
-    this.#idle.unref();
-  }
-
-  async #end(worker: Worker): Promise<void> {
-    const bell = this.#bell;
-    const closed = worker.close();
-    bell.ring();
-    let timer: NodeJS.Timeout | undefined;
-    await Promise.race([
-      closed,
-      new Promise((resolve) => {
-        timer = setTimeout(resolve, closeDeadlineMs);
-      }),
-    ]);
-    clearTimeout(timer);
-  }
-
-  close(): Promise<void> {
-    this.#closing ??= (async () => {
-      clearTimeout(this.#idle);
-      this.#abort.abort();
-      if (this.#worker) await this.#end(this.#worker);
-    })();
-    return this.#closing;
-  }
 }

@@ -1,6 +1,6 @@
 /**
- * The registry: which connections exist, who they are, and which instance owns each, by lease and epoch. A
- * registration that is not renewed is void by itself; `sweep` turns what ran out into its next state.
+ * The registry: which connections exist, who they are, and which process owns each, by epoch. That a process is alive, and what it
+ * holds, is in the directory (directory.ts); `sweep` turns what ran out, and what the dead have left, into its next state.
  */
 import type {
   Connection,
@@ -8,6 +8,8 @@ import type {
   PrepareRequest,
   Reason,
 } from "./api.js";
+import { Directory, type DeadInstance } from "./directory.js";
+import { directoryScripts } from "./directory-scripts.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Events } from "./events.js";
 import type { Position } from "./fanout.js";
@@ -15,22 +17,22 @@ import { newConnectionId, userTag } from "./ids.js";
 import {
   channels,
   connectionKeys,
+  everybody,
   horizonMs,
   keys,
-  queueKeys,
 } from "./keys.js";
+import { ManyCalls } from "./many.js";
 import { Outbox, outboxScripts } from "./outbox.js";
 import type { RedisLink, Script } from "./redis.js";
 import {
   claimScript,
+  confirmScript,
   endScript,
   identifyScript,
   inspectScript,
   lapseScript,
-  placeScript,
   prepareScript,
   releaseScript,
-  renewScript,
   restoreScript,
 } from "./registry-scripts.js";
 import { arriveScript, userConnectionsMax } from "./user-scripts.js";
@@ -39,13 +41,13 @@ export const registryScripts: readonly Script[] = [
   prepareScript,
   identifyScript,
   claimScript,
-  renewScript,
+  confirmScript,
   restoreScript,
   releaseScript,
   endScript,
   lapseScript,
-  placeScript,
   inspectScript,
+  ...directoryScripts,
   ...outboxScripts,
 ];
 
@@ -86,23 +88,43 @@ export interface Claim {
   lost: boolean;
   /** Sockets ended at its first unacked message: what is known of that (poison.ts). */
   suspect: string;
-  /** Deliver jobs that wait, and that some worker holds. */
-  waiting: number;
-  active: number;
   identity: Identity;
   groups: {
     /** Grows when the backend changes them. */
     version: number;
     positions: Positions;
+    /** Where `$all` stands. */
+    everybody: Position;
     /** Nobody had the connection before, so nothing can have been sent to it. */
     fresh: boolean;
   };
 }
 
-export type Renewal =
-  | { kind: "ok"; seq: number; waiting: number; groupsVersion: number }
+/** What Redis says of a connection to its owner. */
+export type Confirmation =
+  | {
+      kind: "ok";
+      seq: number;
+      groupsVersion: number;
+      /** Redis had it no more, or not as open: its groups may have forgotten it as well. */
+      restored: boolean;
+    }
   | { kind: "fenced" }
   | { kind: "ended"; code: number; words: string };
+
+/** What others do for a sweep. */
+export interface SweepPorts {
+  /** Takes away what is left of a connection that has ended. */
+  remove(connectionId: string): Promise<void>;
+  /** A connection lost its owner: its groups hear that it is not online, and a member for `spanMs` yet. */
+  away(
+    connectionId: string,
+    groups: readonly string[],
+    spanMs: number,
+  ): Promise<void>;
+  /** Takes away what is left of a process that is dead and holds nothing any more. */
+  retire(instance: string): Promise<void>;
+}
 
 export interface RegistryOptions {
   leaseMs: number;
@@ -110,6 +132,8 @@ export interface RegistryOptions {
   preparedMs: number;
   endedMs: number;
   receiptMs: number;
+  /** How long it is remembered where `$all` stands, milliseconds. */
+  groupKeepMs?: number;
 }
 
 /** conn, log, topics first, as the ending scripts want them; then everything else. */
@@ -118,7 +142,6 @@ function endingKeys(id: string): string[] {
   return [
     ...first,
     ...connectionKeys(id).filter((key) => !first.includes(key)),
-    ...queueKeys(id),
   ];
 }
 
@@ -141,14 +164,22 @@ export function parsePositions(text: string): Positions {
 
 const nowhere: Positions = new Map();
 
-const claimKeys = (id: string) => [...connectionKeys(id), ...queueKeys(id)];
-
 /** The registry, in Redis. Throws redis_unavailable or outcome_unknown when Redis is away or silent. */
 export class Registry {
+  readonly directory: Directory;
   readonly #redis: RedisLink;
   readonly #options: RegistryOptions;
   readonly #events: Events;
   readonly #outbox: Outbox;
+  readonly #confirmations: ManyCalls;
+  /** How many sockets and claims of this process count on each connection. */
+  readonly #held = new Map<string, number>();
+  /** Claims that are under way. */
+  #claiming = 0;
+  /** Redis said at the last renewal that this process holds more than it does. */
+  #wasOver = false;
+  /** Processes that were dead at the last look, with the end of their lease. */
+  #dead: ReadonlyMap<string, number> = new Map();
   #tidiedAt = -Infinity;
 
   constructor(redis: RedisLink, options: RegistryOptions, events: Events) {
@@ -156,6 +187,10 @@ export class Registry {
     this.#options = options;
     this.#events = events;
     this.#outbox = new Outbox(redis, events);
+    this.#confirmations = new ManyCalls(redis, confirmScript);
+    this.directory = new Directory(redis, {
+      keepMs: options.groupKeepMs ?? options.resumeMs + options.receiptMs,
+    });
   }
 
   get #keepMs(): number {
@@ -170,8 +205,8 @@ export class Registry {
   }
 
   /**
-   * Makes a connection that waits for its client. Default wait: PREPARED_SECONDS. Its groups know of it already
-   * (membership.ts), at these positions.
+   * Makes a connection that waits for its client, a member of `$all`. Default wait: PREPARED_SECONDS. Its groups know of it
+   * already (membership.ts), at these positions. Throws redis_full.
    */
   async prepare(
     request: PrepareRequest,
@@ -179,6 +214,8 @@ export class Registry {
     positions = nowhere,
   ): Promise<{ connectionId: string; expiresAtMs: number }> {
     const waitMs = this.waitMs(request);
+    // Who dies after this leaves an entry for nobody, which goes when it is due.
+    const here = await this.directory.list(connectionId, waitMs);
     const until = await this.#redis.run(
       prepareScript,
       [keys.connection(connectionId)],
@@ -189,18 +226,15 @@ export class Registry {
         JSON.stringify(request.groups ?? []),
         JSON.stringify(request.labels ?? {}),
         JSON.stringify(request.permissions ?? []),
-        positionsText(positions),
+        positionsText(new Map([...positions, [everybody, here]])),
       ],
     );
     const expiresAtMs = Number(until);
-    await Promise.all([
-      this.#lookAgain(connectionId, expiresAtMs, true),
-      this.#listForUser(
-        request.userId ?? "",
-        connectionId,
-        waitMs + this.#keepMs,
-      ),
-    ]);
+    await this.#listForUser(
+      request.userId ?? "",
+      connectionId,
+      waitMs + this.#keepMs,
+    );
     return { connectionId, expiresAtMs };
   }
 
@@ -298,20 +332,26 @@ export class Registry {
     return there;
   }
 
-  async #lookAgain(
-    connectionId: string,
-    atMs: number,
-    listed = false,
-  ): Promise<void> {
-    await Promise.all([
-      this.#redis.run(placeScript, [keys.due], [atMs, connectionId]),
-      listed &&
-        this.#redis.run(placeScript, [keys.connections], [0, connectionId]),
-    ]);
+  /** How many connections this process holds, those that it is about to take included. */
+  get held(): number {
+    return this.#held.size;
+  }
+
+  #hold(connectionId: string): void {
+    this.#held.set(connectionId, (this.#held.get(connectionId) ?? 0) + 1);
+  }
+
+  /** False while another socket or claim of this process counts on it. */
+  #letGo(connectionId: string): boolean {
+    const left = (this.#held.get(connectionId) ?? 1) - 1;
+    if (left > 0) this.#held.set(connectionId, left);
+    else this.#held.delete(connectionId);
+    return left <= 0;
   }
 
   /**
-   * Takes a connection for a socket of `owner`. Throws connection_not_found, connection_ended, overtaken.
+   * Takes a connection for a socket of `owner`, this process. What it took must be given back: `release`, `end` with its epoch,
+   * or `abandon`. Throws connection_not_found, connection_ended, overtaken.
    */
   async claim(
     connectionId: string,
@@ -322,25 +362,48 @@ export class Registry {
       attempt?: string;
     },
   ): Promise<Claim> {
-    // Before the claim: whoever dies right after it leaves a connection that a sweep will look at.
-    const noted = this.#lookAgain(
-      connectionId,
-      Date.now() + this.#options.leaseMs,
-      true,
-    );
+    this.#hold(connectionId);
+    this.#claiming += 1;
+    try {
+      return await this.#claim(connectionId, request);
+    } catch (error) {
+      if (this.#letGo(connectionId))
+        // What cannot be put right now, the next comparison of what this process holds finds.
+        await this.#putRight(request.owner, connectionId).catch(
+          () => undefined,
+        );
+      throw error;
+    } finally {
+      this.#claiming -= 1;
+    }
+  }
+
+  async #claim(
+    connectionId: string,
+    request: Parameters<Registry["claim"]>[1],
+  ): Promise<Claim> {
+    await this.settle([connectionId]);
+    // Before the claim: whoever dies right after it leaves a connection that a sweep will find.
+    const holding = this.directory.hold(request.owner, connectionId);
     const send = () =>
-      this.#redis.run(claimScript, claimKeys(connectionId), [
+      this.#redis.run(claimScript, connectionKeys(connectionId), [
         request.owner,
-        this.#options.leaseMs,
+        horizonMs,
         request.resumeSeq ?? "",
         request.protocol,
         this.#redis.publishCommand,
         channels.bell(connectionId),
         this.#options.resumeMs,
-        horizonMs,
         request.attempt ?? "",
       ]) as Promise<unknown[]>;
-    let [reply] = await Promise.all([send(), noted]);
+    const sending =
+      this.#redis.mode === "cluster"
+        ? holding.then(send)
+        : new Promise<unknown[]>((resolve) => {
+            this.#redis.atEndOfTurn(() => resolve(send()));
+          });
+    const [here, claimed] = await Promise.all([holding, sending]);
+    let reply = claimed;
     if (reply[0] === "lapsed") {
       await this.lapse(connectionId);
       reply = await send();
@@ -359,22 +422,29 @@ export class Registry {
       seq,
       readTo,
       lost,
-      waiting,
-      active,
-      userId,
+      userId = "",
       groups,
       labels,
       permissions,
       created,
       acked,
       suspect = "",
-      first,
+      isFirst,
       version,
       positions = "",
       fresh,
+      now,
     ] = reply.map(String);
     // The client need not wait for it; if this process ends first, a sweep tells.
-    if (first === "1") void this.#tellQuietly(connectionId);
+    if (isFirst === "1")
+      void this.#happened({
+        connectionId,
+        opened: `${now} ${request.protocol}`,
+        ended: "",
+        userId,
+        connected: now ?? "",
+        nowMs: Number(now),
+      });
     return {
       epoch: Number(epoch),
       cur: Number(cur),
@@ -383,10 +453,8 @@ export class Registry {
       acked: Number(acked),
       lost: lost === "1",
       suspect,
-      waiting: Number(waiting),
-      active: Number(active),
       identity: {
-        userId: userId ?? "",
+        userId,
         groups: groups ?? "[]",
         labels: labels ?? "{}",
         permissions: permissions ?? "[]",
@@ -395,13 +463,17 @@ export class Registry {
       groups: {
         version: Number(version),
         positions: parsePositions(positions),
+        everybody: here,
         fresh: fresh === "1",
       },
     };
   }
 
-  /** The owner of `epoch` is alive and has sent everything up to `cur`. */
-  async renew(
+  /**
+   * Compares what the owner of `epoch` knows with what Redis knows, which recreates what a failover lost. It has sent everything up
+   * to `cur`. With `upkeep` the expiry of what is stored is renewed as well.
+   */
+  async confirm(
     connectionId: string,
     owner: {
       epoch: number;
@@ -409,38 +481,34 @@ export class Registry {
       cur: number;
       protocol: Protocol;
       identity: Identity;
-      expire: boolean;
-      /** What was acked of its groups since the last renewal that succeeded. */
+      upkeep?: boolean;
+      /** What was acked of its groups since Redis was told last. */
       positions?: Positions;
     },
-  ): Promise<Renewal> {
-    if (!owner.expire) {
-      const [word, seq, waiting, version] = (
-        (await this.#redis.run(
-          renewScript,
-          [keys.connection(connectionId), queueKeys(connectionId)[0] ?? ""],
-          [
-            owner.epoch,
-            this.#options.leaseMs,
-            owner.cur,
-            positionsText(owner.positions ?? nowhere),
-          ],
-        )) as unknown[]
-      ).map(String);
+  ): Promise<Confirmation> {
+    const positions = positionsText(owner.positions ?? nowhere);
+    if (!owner.upkeep) {
+      const reply = String(
+        await this.#confirmations.call({
+          keys: [keys.connection(connectionId)],
+          args: [owner.epoch, owner.cur, positions],
+        }),
+      );
+      const [word, seq, version] = reply.split(" ");
       if (word === "ok")
         return {
           kind: "ok",
           seq: Number(seq),
-          waiting: Number(waiting),
           groupsVersion: Number(version),
+          restored: false,
         };
     }
     const { identity } = owner;
     const reply = (
-      (await this.#redis.run(restoreScript, claimKeys(connectionId), [
+      (await this.#redis.run(restoreScript, connectionKeys(connectionId), [
         owner.epoch,
         owner.owner,
-        this.#options.leaseMs,
+        horizonMs,
         owner.cur,
         owner.protocol,
         identity.userId,
@@ -448,48 +516,67 @@ export class Registry {
         identity.labels,
         identity.permissions,
         identity.createdMs,
-        horizonMs,
-        positionsText(owner.positions ?? nowhere),
+        positions,
       ])) as unknown[]
     ).map(String);
-    const [kind, first, second, recreated, version] = reply;
-    if (kind === "ok") {
-      // Both now and then, so that the list lives as long as its connections, and when it may have been lost with them.
-      await this.#listForUser(identity.userId, connectionId, horizonMs);
-      // What lost the connection lost its place in the lists as well.
-      if (recreated === "1")
-        await this.#lookAgain(
-          connectionId,
-          Date.now() + this.#options.leaseMs,
-          true,
-        );
-      return {
-        kind,
-        seq: Number(first),
-        waiting: Number(second),
-        groupsVersion: Number(version),
-      };
-    }
+    const [kind, first, second, restored] = reply;
     if (kind === "ended")
       return { kind, code: Number(first), words: second ?? "" };
-    return { kind: "fenced" };
+    if (kind !== "ok") return { kind: "fenced" };
+    // Where it was lost, or goes with its expiry, so is or does its place in the lists.
+    await Promise.all([
+      this.directory.hold(owner.owner, connectionId),
+      this.#listForUser(identity.userId, connectionId, horizonMs),
+    ]);
+    return {
+      kind,
+      seq: Number(first),
+      groupsVersion: Number(second),
+      restored: restored === "1" || owner.upkeep === true,
+    };
   }
 
   /** The socket is gone; the connection waits for its client for RESUME_SECONDS. False when it was not ours any more. */
   async release(
     connectionId: string,
-    epoch: number,
+    owner: { epoch: number; owner: string },
     positions = nowhere,
   ): Promise<boolean> {
-    const until = String(
-      await this.#redis.run(
+    const until = await this.#lettingGo(connectionId, () =>
+      this.#redis.run(
         releaseScript,
         [keys.connection(connectionId)],
-        [epoch, this.#options.resumeMs, positionsText(positions)],
+        [owner.epoch, this.#options.resumeMs, positionsText(positions)],
       ),
     );
-    if (until !== "") await this.#lookAgain(connectionId, Number(until));
-    return until !== "";
+    const untilMs = Number(until.reply);
+    if (until.isLast)
+      await this.directory.depart(
+        owner.owner,
+        connectionId,
+        until.reply === "" ? {} : { untilMs, dueMs: untilMs + 1 },
+      );
+    return until.reply !== "";
+  }
+
+  /** Whatever comes of it, this socket counts no more; what fails is found by `live`. */
+  async #lettingGo(
+    connectionId: string,
+    say: () => Promise<unknown>,
+  ): Promise<{ reply: unknown; isLast: boolean }> {
+    try {
+      const reply = await say();
+      return { reply, isLast: this.#letGo(connectionId) };
+    } catch (error) {
+      this.#letGo(connectionId);
+      throw error;
+    }
+  }
+
+  /** This process has lost it to another one, or it was ended: nothing is said but that it is not held here. */
+  async abandon(connectionId: string, owner: string): Promise<void> {
+    if (this.#letGo(connectionId))
+      await this.directory.depart(owner, connectionId, {});
   }
 
   /**
@@ -498,23 +585,62 @@ export class Registry {
    */
   async end(
     connectionId: string,
-    end: { epoch?: number; reason: Reason; code: number; words: string },
+    end: {
+      epoch?: number;
+      owner?: string;
+      reason: Reason;
+      code: number;
+      words: string;
+    },
   ): Promise<boolean> {
-    const word = await this.#redis.run(endScript, endingKeys(connectionId), [
-      end.epoch ?? "",
-      end.reason,
-      end.code,
-      end.words,
-      this.#keepMs,
-      this.#redis.publishCommand,
-      channels.bell(connectionId),
-      channels.news(connectionId),
-    ]);
-    if (word !== "ended") return false;
+    const say = () =>
+      this.#redis.run(endScript, endingKeys(connectionId), [
+        end.epoch ?? "",
+        end.reason,
+        end.code,
+        end.words,
+        this.#keepMs,
+        this.#redis.publishCommand,
+        channels.bell(connectionId),
+        channels.news(connectionId),
+      ]);
+    const { reply, isLast } =
+      end.epoch === undefined
+        ? { reply: await say(), isLast: true }
+        : await this.#lettingGo(connectionId, say);
+    const [word, now = "", , opened = "", more, ended = "", ...rest] = (
+      reply as unknown[]
+    ).map(String);
+    if (word !== "ended") {
+      if (end.epoch !== undefined && isLast)
+        await this.directory.depart(end.owner ?? "", connectionId, {});
+      return false;
+    }
+    const [userId = "", connected = "", scheduled, groups] = rest;
+    const nowMs = Number(now);
+    const told = await (more === "1"
+      ? this.#tellQuietly(connectionId)
+      : this.#happened({
+          connectionId,
+          opened,
+          ended,
+          userId,
+          connected,
+          nowMs,
+        }));
+    // Its owner leaves its groups; for one that was ended from outside, or has jobs, somebody has to clear up.
+    const isClear =
+      end.epoch !== undefined && scheduled === "0" && isLast && groups === "[]";
     await Promise.all([
-      this.#unlist(connectionId),
-      this.#lookAgain(connectionId, Date.now() + addDeadlineMs),
-      this.#tellQuietly(connectionId),
+      userId !== "" && this.forgetOfUser(userTag(userId), connectionId),
+      this.directory.depart(end.owner ?? "", connectionId, {
+        untilMs: 0,
+        dueMs: !told
+          ? nowMs + tellAgainMs
+          : isClear
+            ? 0
+            : nowMs + addDeadlineMs,
+      }),
     ]);
     return true;
   }
@@ -524,22 +650,51 @@ export class Registry {
     return this.#outbox.tell(connectionId);
   }
 
+  /** Before something else is appended to the stream: `connected` comes first. */
+  hurry(): void {
+    this.#outbox.hurry();
+  }
+
   /** For who has done something else: what cannot be told now, a sweep tells. */
   #tellQuietly(connectionId: string): Promise<boolean> {
     return this.tell(connectionId).catch(() => false);
   }
 
+  /** The same for what a script has just said. */
+  async #happened(
+    what: Omit<Parameters<Outbox["happened"]>[0], "keepMs">,
+  ): Promise<boolean> {
+    const { connectionId } = what;
+    try {
+      if (await this.#outbox.happened({ ...what, keepMs: this.#keepMs }))
+        return true;
+      return await this.#tellQuietly(connectionId);
+    } catch {
+      // An open connection has no other entry that makes somebody look.
+      if (what.ended === "")
+        await this.directory
+          .lookAgain(connectionId, what.nowMs + tellAgainMs)
+          .catch(() => undefined);
+      return false;
+    }
+  }
+
   /**
-   * Ends or moves on a connection whose time is over, and tells what it has to tell. Returns its state now and when to
-   * look again (ms).
+   * Ends or moves on a connection whose time is over, tells what it has to tell, and notes in the directory where it is now. `dead`: a process
+   * whose lease is over, if it still owns the connection. Returns its state now.
    */
-  async lapse(connectionId: string): Promise<{
+  async lapse(
+    connectionId: string,
+    dead?: Pick<DeadInstance, "instance" | "leaseEndMs">,
+  ): Promise<{
     state: ConnectionState | "gone";
     dueMs: number;
     nowMs: number;
-    endedMs: number;
     /** False when events are left to be told. */
     told: boolean;
+    /** Its owner is gone since this look; it is in these groups. */
+    left: readonly string[] | undefined;
+    owner: string;
   }> {
     const reply = (
       (await this.#redis.run(lapseScript, endingKeys(connectionId), [
@@ -548,88 +703,213 @@ export class Registry {
         this.#redis.publishCommand,
         channels.bell(connectionId),
         channels.news(connectionId),
+        dead?.instance ?? "",
+        dead?.leaseEndMs ?? "",
       ])) as unknown[]
     ).map(String);
-    const [state = "gone", due, now, ended, marks] = reply;
-    if (state === "ended") await this.#unlist(connectionId);
+    const [state = "gone", due, now, happened, marks, owner = "", groups] =
+      reply;
+    const nowMs = Number(now);
+    const dueMs = Number(due);
+    const held = dead?.instance ?? "";
+    if (happened === "left")
+      await this.directory.depart(held, connectionId, {
+        untilMs: dueMs,
+        dueMs: dueMs + 1,
+      });
+    // Whoever sweeps takes away what is left of it.
+    else if (happened === "ended")
+      await this.directory.depart(held, connectionId, {
+        untilMs: 0,
+        dueMs: nowMs,
+      });
     return {
       state: state as ConnectionState | "gone",
-      dueMs: Number(due),
-      nowMs: Number(now),
-      endedMs: Number(ended),
+      dueMs,
+      nowMs,
       told: marks !== "1" || (await this.#tellQuietly(connectionId)),
+      left:
+        happened === "left"
+          ? (JSON.parse(groups ?? "[]") as string[])
+          : undefined,
+      owner,
     };
   }
 
+  /** Whether a process was dead at the last look that may still own connections. */
+  get hasDead(): boolean {
+    return this.#dead.size > 0;
+  }
+
+  /** Before connections are used: those of dead processes become what they are. Costs nothing while all are alive. */
+  async settle(connectionIds: readonly string[]): Promise<void> {
+    if (!this.hasDead) return;
+    await Promise.all(
+      connectionIds.map(async (connectionId) => {
+        const owner = String(
+          await this.#redis.command(
+            "HGET",
+            keys.connection(connectionId),
+            "owner",
+          ),
+        );
+        const leaseEndMs = this.#dead.get(owner);
+        if (leaseEndMs !== undefined)
+          await this.lapse(connectionId, { instance: owner, leaseEndMs });
+      }),
+    );
+  }
+
+  /** Notes in the directory how a connection stands that `instance` does not hold, whatever the directory says. */
+  async #putRight(instance: string, connectionId: string): Promise<void> {
+    const { state, dueMs, nowMs, owner } = await this.lapse(connectionId);
+    if (state === "open" && owner === instance && !this.#held.has(connectionId))
+      return this.#giveUp(instance, connectionId);
+    if (this.#held.has(connectionId)) return;
+    if (state === "open")
+      await this.directory.depart(instance, connectionId, {});
+    else if (state === "gone" || state === "ended")
+      await this.directory.depart(instance, connectionId, {
+        untilMs: 0,
+        dueMs: nowMs,
+      });
+    else
+      await this.directory.depart(instance, connectionId, {
+        untilMs: dueMs,
+        dueMs: dueMs + 1,
+      });
+  }
+
+  /** A claim of ours was done and its answer was lost, or a release was: nobody has the socket. */
+  async #giveUp(instance: string, connectionId: string): Promise<void> {
+    const epoch = Number(
+      await this.#redis.command("HGET", keys.connection(connectionId), "epoch"),
+    );
+    this.#hold(connectionId);
+    await this.release(connectionId, { epoch, owner: instance });
+  }
+
+  /** This process is alive. False when Redis had forgotten it. */
+  async live(instance: string): Promise<boolean> {
+    const mine = this.#held.size;
+    const claiming = this.#claiming;
+    const { known, held } = await this.directory.live(
+      instance,
+      this.#options.leaseMs,
+    );
+    // Redis forgot some: they are held all the same.
+    if (!known || held < mine - claiming)
+      for (const connectionId of this.#held.keys())
+        void this.directory.hold(instance, connectionId).catch(() => undefined);
+    // A release was lost on its way; a moment later it may be no more.
+    const isOver = held > this.#held.size;
+    if (isOver && this.#wasOver) await this.#compare(instance);
+    this.#wasOver = isOver;
+    return known;
+  }
+
+  /** Connections that this process is said to hold and does not: gives them back. */
+  async #compare(instance: string): Promise<void> {
+    for (const connectionId of await this.directory.heldBy(instance))
+      if (!this.#held.has(connectionId))
+        await this.#putRight(instance, connectionId);
+  }
+
+  /** This process ends, and holds nothing any more. */
+  async retire(instance: string): Promise<void> {
+    await this.#outbox.flush();
+    await this.directory.retire(instance);
+  }
+
   /**
-   * Looks at up to `limit` connections whose time has come, and begins with no more once `withinMs` are over. `remove`
-   * takes away what is left of an ended one's queue. Any number of processes may do this at once. Returns how many it
-   * looked at.
+   * Looks at up to `limit` connections that are due, and at as many of each process that is dead, and begins with no more once
+   * `withinMs` are over. Any number of processes may do this at once. Returns how many it looked at.
    */
   async sweep(
-    remove: (connectionId: string) => Promise<void>,
+    ports: SweepPorts,
     { limit = 100, withinMs = Infinity } = {},
   ): Promise<number> {
     const from = performance.now();
     const tidy = from - this.#tidiedAt > tidyEveryMs;
     if (tidy) this.#tidiedAt = from;
-    const [ids] = (await Promise.all([
-      this.#redis.command(
-        "ZRANGEBYSCORE",
-        keys.due,
-        "-inf",
-        Date.now(),
-        "LIMIT",
-        0,
-        limit,
-      ),
+    const [{ due, dead }] = await Promise.all([
+      this.directory.look(limit),
       tidy && this.#events.tidy(),
-    ])) as [string[], unknown];
+    ]);
+    this.#dead = new Map(
+      dead.map(({ instance, leaseEndMs }) => [instance, leaseEndMs]),
+    );
+    const looks = [
+      ...due.map((id) => ({ id, dead: undefined })),
+      ...dead.flatMap((one) =>
+        one.connectionIds.map((id) => ({ id, dead: one })),
+      ),
+    ];
     let looked = 0;
-    while (looked < ids.length && performance.now() - from < withinMs) {
-      const some = ids.slice(looked, looked + sweepAbreast);
-      await Promise.all(some.map((id) => this.#lookSafely(id, remove)));
+    while (looked < looks.length && performance.now() - from < withinMs) {
+      const some = looks.slice(looked, looked + sweepAbreast);
+      await Promise.all(
+        some.map((look) => this.#lookSafely(look.id, look.dead, ports)),
+      );
       looked += some.length;
     }
+    for (const { instance, leaseEndMs } of dead)
+      if (await this.directory.retire(instance, leaseEndMs))
+        await ports.retire(instance);
     return looked;
   }
 
   async #lookSafely(
     id: string,
-    remove: (connectionId: string) => Promise<void>,
+    dead: DeadInstance | undefined,
+    ports: SweepPorts,
   ): Promise<void> {
     try {
-      await this.#look(id, remove);
+      await this.#look(id, dead, ports);
     } catch (error) {
       // A full Redis refuses new events only: the marks wait, and what drains goes on.
       if (error instanceof BridgeError && error.code !== "redis_full")
         throw error;
       // One that cannot be dealt with now must not block those behind it.
-      await this.#lookAgain(id, Date.now() + addDeadlineMs);
+      if (!dead) await this.directory.lookAgain(id, Date.now() + addDeadlineMs);
     }
   }
 
   async #look(
     id: string,
-    remove: (connectionId: string) => Promise<void>,
+    dead: DeadInstance | undefined,
+    ports: SweepPorts,
   ): Promise<void> {
-    const { state, dueMs, nowMs, endedMs, told } = await this.lapse(id);
-    if (state === "gone") {
-      await remove(id);
-      await Promise.all([
-        this.#redis.command("DEL", keys.scheduled(id)),
-        this.#redis.command("ZREM", keys.due, id),
-        this.#redis.command("ZREM", keys.connections, id),
-      ]);
-    } else if (state === "ended" && nowMs < endedMs + addDeadlineMs)
-      await this.#lookAgain(
-        id,
-        told ? endedMs + addDeadlineMs : nowMs + tellAgainMs,
-      );
-    else {
-      if (state === "ended") await remove(id);
-      await this.#lookAgain(id, told ? dueMs + 1 : nowMs + tellAgainMs);
+    const { state, dueMs, nowMs, told, left, owner } = await this.lapse(
+      id,
+      dead,
+    );
+    const held = dead?.instance ?? "";
+    if (left) await ports.away(id, left, Math.max(0, dueMs - nowMs));
+    if (!told) {
+      await this.directory.depart(held, id, { dueMs: nowMs + tellAgainMs });
+      return;
     }
+    if (state === "open") {
+      // Its owner may have taken it while its last owner left it: what was noted then was too late.
+      if (!dead) await this.directory.hold(owner, id);
+      else await this.directory.depart(held, id, {});
+      return;
+    }
+    if (state === "ended" || state === "gone") {
+      await ports.remove(id);
+      await Promise.all([
+        this.#unlist(id),
+        // Whose jobs it names is settled; its receipts are read for a while.
+        this.#redis.command("PEXPIRE", keys.scheduled(id), this.#keepMs),
+        this.directory.depart(held, id, { untilMs: 0, dueMs: 0 }),
+      ]);
+      return;
+    }
+    await this.directory.depart(held, id, {
+      untilMs: dueMs,
+      dueMs: dueMs + 1,
+    });
   }
 
   async #inspect(connectionId: string): Promise<Connection | undefined> {
@@ -660,7 +940,10 @@ export class Registry {
         : new Date(Number(text)).toISOString();
     let state = (fields["state"] ?? "ended") as ConnectionState;
     let until = fields["until"];
-    const lease = Number(fields["lease"] ?? 0);
+    let lease = Number(fields["lease"] ?? 0);
+    // As lapseScript has it: a dead owner's connection, unless it was taken after its end.
+    const deadMs = this.#dead.get(fields["owner"] ?? "");
+    if (deadMs !== undefined && lease - horizonMs <= deadMs) lease = deadMs;
     if (state === "open" && nowMs > lease) {
       state = "away";
       until = String(lease + this.#options.resumeMs);
@@ -719,22 +1002,14 @@ export class Registry {
       }
       return { items, next: null };
     }
-    let from = query.cursor === undefined ? "-" : `(${query.cursor}`;
+    let from = query.cursor;
     /** A filter that matches little must not scan for ever in one request. */
     for (let page = 0; page < 20; page++) {
-      const ids = (await this.#redis.command(
-        "ZRANGEBYLEX",
-        keys.connections,
-        from,
-        "+",
-        "LIMIT",
-        0,
-        query.limit,
-      )) as string[];
+      const ids = await this.directory.page(from, query.limit);
       const found = await Promise.all(ids.map((id) => this.#inspect(id)));
       for (const [index, connection] of found.entries()) {
         const id = ids[index] ?? "";
-        from = `(${id}`;
+        from = id;
         if (
           !connection ||
           connection.state === "ended" ||
@@ -748,6 +1023,6 @@ export class Registry {
       }
       if (ids.length < query.limit) return { items, next: null };
     }
-    return { items, next: from.slice(1) };
+    return { items, next: from ?? null };
   }
 }

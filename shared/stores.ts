@@ -11,7 +11,7 @@ import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
 import { RedisLink, type Script } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
-import { Registry, registryScripts } from "./registry.js";
+import { Registry, registryScripts, type SweepPorts } from "./registry.js";
 import { Replies, replyScripts } from "./replies.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
@@ -53,8 +53,8 @@ export interface Stores {
   answers: Answers;
   replication: Replication;
   tokens: Tokens;
-  /** Takes away what an ended connection left: its memberships, its queue and its jobs. */
-  remove(this: void, connectionId: string): Promise<void>;
+  /** What a sweep of the registry needs of others. */
+  sweeping: SweepPorts;
   /** Ends Workers, then connections. */
   close(): Promise<void>;
 }
@@ -69,7 +69,9 @@ export function openStores(
   void memory.look();
   const webhooks = new WebhookQueue(redis, logger);
   const events = new Events(redis, config, webhooks);
-  const registry = new Registry(redis, config, events);
+  const groupKeepMs =
+    config.groupHistoryMs + config.resumeMs + config.receiptMs;
+  const registry = new Registry(redis, { ...config, groupKeepMs }, events);
   const limits = {
     maxMessages: config.logMaxMessages,
     maxBytes: config.logMaxBytes,
@@ -84,12 +86,12 @@ export function openStores(
     historyMs: config.groupHistoryMs,
     historyMessages: config.groupHistoryMessages,
     historyBytes: config.groupHistoryBytes,
-    keepMs: config.groupHistoryMs + config.resumeMs + config.receiptMs,
+    keepMs: groupKeepMs,
     receiptMs: config.receiptMs,
     idempotencyMs: config.idempotencyMs,
     scheduledMax: config.logMaxMessages,
   });
-  const memberships = new Memberships(redis, registry, fanout, config);
+  const memberships = new Memberships(redis, registry, fanout);
   const queues = new DeliveryQueues(redis, logger);
   const replies = new Replies(redis, limits);
   const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
@@ -108,9 +110,13 @@ export function openStores(
     answers: new Answers(redis, config.resumeMs + answerMarginMs),
     replication: new Replication(redis, logger),
     tokens,
-    async remove(connectionId) {
-      await memberships.forget(connectionId);
-      await queues.remove(connectionId);
+    sweeping: {
+      async remove(connectionId) {
+        await memberships.forget(connectionId);
+        await queues.unscheduleAll(connectionId);
+      },
+      away: (...call) => memberships.away(...call),
+      retire: (instance) => queues.retire(instance),
     },
     async close() {
       await Promise.all([queues.close(), webhooks.close()]);

@@ -17,6 +17,7 @@ import {
 import { readFile } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { BridgeError } from "./errors.js";
+import { signHmac, verifyHmac, type HmacKey } from "./hmac-tokens.js";
 import { keys } from "./keys.js";
 import type { RedisLink } from "./redis.js";
 
@@ -41,6 +42,15 @@ interface Signer {
   alg: string;
   kid: string;
   key: Awaited<ReturnType<typeof importJWK>>;
+  /** Set when it signs with a secret. */
+  hmac: HmacKey | undefined;
+}
+
+interface LoadedKeys {
+  verify: JWTVerifyGetKey;
+  sign: Signer;
+  /** The secrets among those that verify. */
+  hmac: readonly HmacKey[];
 }
 
 function strings(value: unknown): string[] {
@@ -53,7 +63,8 @@ export class Tokens {
   readonly #source: string;
   readonly #keyless: boolean;
   readonly #redis: RedisLink;
-  #keys: Promise<{ verify: JWTVerifyGetKey; sign: Signer }> | undefined;
+  #keys: Promise<LoadedKeys> | undefined;
+  #loaded: LoadedKeys | undefined;
 
   /** `source` is TOKEN_KEYS: a JWKS file or URL, or `kid:base64,…` with the first key signing. */
   constructor(source: string, keyless: boolean, redis: RedisLink) {
@@ -62,25 +73,28 @@ export class Tokens {
     this.#redis = redis;
   }
 
-  #load(): Promise<{ verify: JWTVerifyGetKey; sign: Signer }> {
-    this.#keys ??= this.#read().catch((error: unknown) => {
-      this.#keys = undefined;
-      throw error;
-    });
+  #load(): Promise<LoadedKeys> {
+    this.#keys ??= this.#read().then(
+      (loaded) => (this.#loaded = loaded),
+      (error: unknown) => {
+        this.#keys = undefined;
+        throw error;
+      },
+    );
     return this.#keys;
   }
 
-  async #read(): Promise<{ verify: JWTVerifyGetKey; sign: Signer }> {
+  async #read(): Promise<LoadedKeys> {
     const source = this.#source;
     if (/^https?:\/\//.test(source)) {
       const verify = fetched(createRemoteJWKSet(new URL(source)));
       // Public keys verify; what we sign ourselves needs a secret of our own.
       const own = await this.#generated();
-      return { verify: either(own, verify), sign: await signer(own) };
+      return keysOf(own, either(own, verify), own);
     }
     if (source === "") {
       const own = await this.#generated();
-      return { verify: localKeys(own), sign: await signer(own) };
+      return keysOf(own, localKeys(own), own);
     }
     if (/^[^/.:]+:[A-Za-z0-9+/=_-]+(,|$)/.test(source)) {
       const set: JSONWebKeySet = {
@@ -94,16 +108,15 @@ export class Tokens {
           };
         }),
       };
-      return { verify: localKeys(set), sign: await signer(set) };
+      return keysOf(set, localKeys(set), set);
     }
     const set = await readKeys(source);
     const own = set.keys.some((key) => "k" in key || "d" in key)
       ? set
       : await this.#generated();
-    return {
-      verify: own === set ? localKeys(set) : either(own, localKeys(set)),
-      sign: await signer(own),
-    };
+    return own === set
+      ? keysOf(set, localKeys(set), set)
+      : keysOf(own, either(own, localKeys(set)), own);
   }
 
   /** One secret for all instances, kept in Redis, made by whoever comes first. */
@@ -127,7 +140,14 @@ export class Tokens {
   }
 
   async #sign(payload: JWTPayload, expiresAtSeconds?: number): Promise<string> {
-    const { sign } = await this.#load();
+    const { sign } = this.#loaded ?? (await this.#load());
+    if (sign.hmac)
+      return signHmac(
+        expiresAtSeconds === undefined
+          ? payload
+          : { ...payload, exp: expiresAtSeconds },
+        sign.hmac,
+      );
     const jwt = new SignJWT(payload)
       .setProtectedHeader({ alg: sign.alg, kid: sign.kid, typ: "JWT" })
       .setIssuedAt();
@@ -164,9 +184,13 @@ export class Tokens {
   async verify(token: string): Promise<TokenClaims> {
     let payload: JWTPayload;
     try {
-      decodeProtectedHeader(token);
-      const { verify } = await this.#load();
-      ({ payload } = await jwtVerify(token, verify, { algorithms }));
+      const { verify, hmac } = this.#loaded ?? (await this.#load());
+      const plain = verifyHmac(token, hmac);
+      if (plain) payload = plain;
+      else {
+        decodeProtectedHeader(token);
+        ({ payload } = await jwtVerify(token, verify, { algorithms }));
+      }
     } catch (error) {
       if (error instanceof BridgeError) throw error;
       if (error instanceof errors.JWTExpired)
@@ -185,7 +209,7 @@ export class Tokens {
     const limit = resume ? lim : payload.exp;
     return {
       connectionId: typeof cid === "string" ? cid : undefined,
-      userId: payload.sub ?? "",
+      userId: typeof payload.sub === "string" ? payload.sub : "",
       groups: strings(payload["groups"]),
       permissions: strings(payload["permissions"]),
       resume,
@@ -247,9 +271,26 @@ function either(own: JSONWebKeySet, theirs: JWTVerifyGetKey): JWTVerifyGetKey {
     header?.kid === "bridge" ? ours(header, token) : theirs(header, token);
 }
 
+/** The secrets of a set. */
+const hmacKeys = (set: JSONWebKeySet): HmacKey[] =>
+  set.keys.flatMap(({ kty, alg, kid, k }) =>
+    kty === "oct" && (alg ?? "HS256") === "HS256" && typeof k === "string"
+      ? [{ kid: kid ?? "", secret: Buffer.from(k, "base64url") }]
+      : [],
+  );
+
+async function keysOf(
+  own: JSONWebKeySet,
+  verify: JWTVerifyGetKey,
+  secrets: JSONWebKeySet,
+): Promise<LoadedKeys> {
+  return { verify, sign: await signer(own), hmac: hmacKeys(secrets) };
+}
+
 async function signer(set: JSONWebKeySet): Promise<Signer> {
   const jwk = set.keys.find((key) => "k" in key || "d" in key);
   if (!jwk) throw new Error("TOKEN_KEYS has no key that can sign");
   const alg = jwk.alg ?? (jwk.kty === "oct" ? "HS256" : "EdDSA");
-  return { alg, kid: jwk.kid ?? "", key: await importJWK(jwk, alg) };
+  const [hmac] = alg === "HS256" ? hmacKeys({ keys: [jwk] }) : [];
+  return { alg, kid: jwk.kid ?? "", key: await importJWK(jwk, alg), hmac };
 }

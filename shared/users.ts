@@ -296,6 +296,7 @@ export class Users {
     const { once, ifFull, issued } = how;
     let around: Around = begun;
     for (let look = 0; look < looksMax; look++) {
+      await this.#registry.settle(around.connections);
       // What waits was accepted before this one.
       if (around.parked > 0)
         for (const connectionId of around.connections)
@@ -406,8 +407,8 @@ export class Users {
     return { appended, full };
   }
 
-  async #wake(connectionId: string, { jobEpoch }: Appended): Promise<void> {
-    if (jobEpoch > 0) await this.#queues.wake(connectionId, jobEpoch);
+  async #wake(connectionId: string, { unheard }: Appended): Promise<void> {
+    if (unheard) await this.#queues.wake(connectionId, unheard);
   }
 
   async #settle(

@@ -4,7 +4,12 @@
  */
 import type { Connection } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
-import { isGroupName, isUserId, newConnectionId } from "../shared/ids.js";
+import {
+  isConnectionId,
+  isGroupName,
+  isUserId,
+  newConnectionId,
+} from "../shared/ids.js";
 import { groupTag } from "../shared/keys.js";
 import type { Logger } from "../shared/logging.js";
 import { tagsOf, type Memberships } from "../shared/membership.js";
@@ -14,7 +19,7 @@ import type { TokenClaims, Tokens } from "../shared/tokens.js";
 import { bridgeSpeaker } from "./bridge-v1.js";
 import type { Admitted } from "./connection.js";
 import type { Asked } from "./handshake.js";
-import { Lease, type Pulse } from "./lease.js";
+import type { Lease } from "./lease.js";
 import { rawSpeaker } from "./raw.js";
 import type { ClientFacts, ConnectHook, Granted } from "./webhooks/connect.js";
 
@@ -24,9 +29,10 @@ export interface AdmissionDeps {
   memory: Pick<RedisMemory, "admit">;
   memberships: Memberships;
   tokens: Tokens;
-  pulse: Pulse;
+  /** Of this process. */
+  lease: Lease;
   logger: Logger;
-  config: { leaseMs: number; allowAnonymous: boolean };
+  config: { allowAnonymous: boolean };
   /** Undefined: the backend is not asked. */
   connectHook?: Pick<ConnectHook, "ask"> | undefined;
 }
@@ -35,6 +41,8 @@ export interface AdmissionDeps {
 export interface Caller extends ClientFacts {
   gone: AbortSignal;
 }
+
+const noOffsets: ReadonlyMap<string, number> = new Map();
 
 /** What a new connection takes, rounded up; bytes. */
 const connectionBytes = 2_048;
@@ -61,6 +69,10 @@ async function identify(
     });
   }
   const claims = await deps.tokens.verify(token);
+  if (claims.connectionId !== undefined && !isConnectionId(claims.connectionId))
+    throw new BridgeError("token_invalid", {
+      detail: "its cid is not a connection ID",
+    });
   if (!claims.groups.every(isGroupName))
     throw new BridgeError("token_invalid", {
       detail: "a name in its groups is no name of a group",
@@ -169,8 +181,9 @@ export async function admit(
     claims.connectionId ?? (await begin(deps, claims, asked, caller));
   if (claims.connectionId !== undefined && !asked.resume)
     await askAbout(deps, connectionId, asked, caller);
-  const lease = new Lease(deps.pulse, deps.config.leaseMs);
-  const confirmed = lease.renewal();
+  // Who claims must be alive for Redis: a sweep takes what the dead have.
+  await deps.lease.ensure();
+  const certain = deps.lease.doubt;
   const claim = await deps.registry
     .claim(connectionId, {
       owner: deps.instance,
@@ -188,11 +201,10 @@ export async function admit(
         );
       throw error;
     });
-  confirmed();
   return {
     connectionId,
     claim,
-    lease,
+    certain,
     speaker:
       asked.protocol === "raw"
         ? rawSpeaker({
@@ -201,7 +213,7 @@ export async function admit(
           })
         : bridgeSpeaker(),
     resumed: asked.resume !== undefined,
-    offsets: asked.resume?.offsets ?? new Map<string, number>(),
+    offsets: asked.resume?.offsets ?? noOffsets,
     heartbeatMs: asked.protocol === "raw" ? asked.heartbeatMs : undefined,
     tokenExpiresAtMs: claims.expiresAtMs,
   };

@@ -3,14 +3,18 @@
  * event loop, so that what they ask of Redis leaves in one write and its answers come in one read.
  */
 
-/** Much shorter than what is timed by it; a beat of 2,500 connections is 25 renewals. */
-const beatMs = 50;
-
 export class Beats {
+  readonly #beatMs: number;
   readonly #due = new Map<number, Set<() => void>>();
+
+  /** `beatMs`: how far apart turns are; much shorter than what is timed by them. */
+  constructor(beatMs: number) {
+    this.#beatMs = beatMs;
+  }
 
   /** Runs `run` once, after about `ms` and never later; the returned function prevents it. */
   after(ms: number, run: () => void): () => void {
+    const beatMs = this.#beatMs;
     const now = performance.now();
     const beat = Math.floor((now + ms) / beatMs);
     let due = this.#due.get(beat);

@@ -316,63 +316,64 @@ function contentOf({ contentType, body }: Answer) {
   return { contentType, dataBase64: body.toString("base64") };
 }
 
-export function bridgeSpeaker(): Speaker {
-  return {
-    protocol: bridgeProtocol,
-    acks: true,
-    welcome(facts: WelcomeFacts): Frame {
-      const welcome: WelcomeFrame = {
-        type: "welcome",
-        connectionId: facts.connectionId,
-        userId: facts.userId === "" ? null : facts.userId,
-        groups: facts.groups,
-        resumeToken: facts.resumeToken,
-        resumed: facts.resumed,
-        lost: facts.lost,
-        seq: facts.seq,
-        heartbeatMs: facts.heartbeatMs,
-        limits: {
-          messagesPerSecond,
-          bytesPerSecond,
-          maxBytes: frameBytesMax,
-          ackIntervalMs,
-          groupAckIntervalMs,
-        },
-      };
-      return frame(welcome);
-    },
-    message,
-    groupMessage,
-    group: (group, position) => frame({ type: "group", group, ...position }),
-    ping: () => frame({ type: "ping" }),
-    drain: (reconnectAfterMs) => frame({ type: "drain", reconnectAfterMs }),
-    error: (problem: Problem) => frame({ type: "error", error: problem }),
-    result: (ref, problem) =>
-      frame({ type: "result", ref, ok: false, error: problem }),
-    done: (ref, value) =>
-      frame({
-        type: "result",
-        ref,
-        ok: true,
-        ...(value && {
-          contentType: "application/json",
-          data: JSON.stringify(value),
-        }),
+/** It remembers nothing of a client: one for all. */
+export const bridgeSpeaker = (): Speaker => speaker;
+
+const speaker: Speaker = {
+  protocol: bridgeProtocol,
+  acks: true,
+  welcome(facts: WelcomeFacts): Frame {
+    const welcome: WelcomeFrame = {
+      type: "welcome",
+      connectionId: facts.connectionId,
+      userId: facts.userId === "" ? null : facts.userId,
+      groups: facts.groups,
+      resumeToken: facts.resumeToken,
+      resumed: facts.resumed,
+      lost: facts.lost,
+      seq: facts.seq,
+      heartbeatMs: facts.heartbeatMs,
+      limits: {
+        messagesPerSecond,
+        bytesPerSecond,
+        maxBytes: frameBytesMax,
+        ackIntervalMs,
+        groupAckIntervalMs,
+      },
+    };
+    return frame(welcome);
+  },
+  message,
+  groupMessage,
+  group: (group, position) => frame({ type: "group", group, ...position }),
+  ping: () => frame({ type: "ping" }),
+  drain: (reconnectAfterMs) => frame({ type: "drain", reconnectAfterMs }),
+  error: (problem: Problem) => frame({ type: "error", error: problem }),
+  result: (ref, problem) =>
+    frame({ type: "result", ref, ok: false, error: problem }),
+  done: (ref, value) =>
+    frame({
+      type: "result",
+      ref,
+      ok: true,
+      ...(value && {
+        contentType: "application/json",
+        data: JSON.stringify(value),
       }),
-    answered: (ref, answer, problem) => {
-      const common = {
-        type: "result",
-        ref,
-        ok: problem === undefined,
-        ...(problem && { error: problem }),
-      };
-      // Nothing is nothing, whatever its type.
-      if (answer.body.length === 0) return frame(common);
-      const full = frame({ ...common, ...contentOf(answer) });
-      return answer.truncated || Buffer.byteLength(full.data) > frameBytesMax
-        ? frame({ ...common, omitted: true })
-        : full;
-    },
-    read,
-  };
-}
+    }),
+  answered: (ref, answer, problem) => {
+    const common = {
+      type: "result",
+      ref,
+      ok: problem === undefined,
+      ...(problem && { error: problem }),
+    };
+    // Nothing is nothing, whatever its type.
+    if (answer.body.length === 0) return frame(common);
+    const full = frame({ ...common, ...contentOf(answer) });
+    return answer.truncated || Buffer.byteLength(full.data) > frameBytesMax
+      ? frame({ ...common, omitted: true })
+      : full;
+  },
+  read,
+};

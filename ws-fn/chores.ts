@@ -1,15 +1,15 @@
 /**
- * What any awake instance does for all: leases and windows that ran out, and scheduled messages that are due. Every
- * chore may be done by any number of instances at once.
+ * What any awake instance does: for all, leases and windows that ran out, and scheduled messages that are due, which any number of
+ * instances may do at once; and for itself, the messages that it did not hear (shared/queue.ts).
  */
 import type { Fanout } from "../shared/fanout.js";
 import { userTag } from "../shared/ids.js";
 import { groupTag } from "../shared/keys.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
-import type { DeliveryQueues } from "../shared/queue.js";
+import type { DeliveryQueues, WakeUp } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
-import type { Registry } from "../shared/registry.js";
+import type { Registry, SweepPorts } from "../shared/registry.js";
 import type { Replication } from "../shared/replication.js";
 import type { Users } from "../shared/users.js";
 import { BridgeError } from "../shared/errors.js";
@@ -21,6 +21,8 @@ const settled = new Set([
   "log_full",
 ]);
 
+/** What failed for want of Redis is tried again after this long, milliseconds. */
+const retryMs = 500;
 /** How long a due message may wait for a replica before its job tries again. */
 const confirmDueMs = 500;
 
@@ -31,8 +33,10 @@ export function startChores(deps: {
   log: Log;
   users: Pick<Users, "due" | "record">;
   fanout: Fanout;
-  /** What is left of a connection that has ended. */
-  remove: (connectionId: string) => Promise<void>;
+  sweeping: SweepPorts;
+  instance: string;
+  /** A connection of this instance has a message that it did not hear. */
+  wake: (wakeUp: WakeUp) => Promise<void>;
   replication: Replication;
   redis: Pick<RedisLink, "mode">;
   logger: Logger;
@@ -40,15 +44,16 @@ export function startChores(deps: {
 }): () => void {
   const { registry, queues, log, users, replication, redis, logger, everyMs } =
     deps;
-  const { fanout, remove } = deps;
+  const { fanout, sweeping, instance, wake } = deps;
   let stopped = false;
-  let scheduleStarted = false;
+  let isConsuming = false;
   let timer: NodeJS.Timeout | undefined;
 
   async function round(): Promise<void> {
-    let busy = false;
+    let nextMs = everyMs * (0.75 + Math.random() / 2);
     try {
-      if (!scheduleStarted) {
+      if (!isConsuming) {
+        await queues.startDeliver(instance, wake);
         await queues.startSchedule(
           async (push, scheduledId) => {
             try {
@@ -69,8 +74,8 @@ export function startChores(deps: {
                 return;
               }
               const appended = await log.appendDue(push, scheduledId);
-              if (appended && appended.jobEpoch > 0)
-                await queues.wake(push.connectionId, appended.jobEpoch);
+              if (appended?.unheard)
+                await queues.wake(push.connectionId, appended.unheard);
               // On a Cluster the job may lie on another master: it stays until the log's own replica has the message.
               if (push.durability && redis.mode === "cluster") {
                 const { connectionId } = push;
@@ -101,17 +106,14 @@ export function startChores(deps: {
             }
           },
         );
-        scheduleStarted = true;
+        isConsuming = true;
       }
-      busy = (await registry.sweep(remove)) >= 100;
+      if ((await registry.sweep(sweeping)) >= 100) nextMs = 10;
     } catch (error) {
       logger.debug({ err: error }, "chores wait for Redis");
+      nextMs = Math.min(nextMs, retryMs);
     }
-    if (!stopped)
-      timer = setTimeout(
-        () => void round(),
-        busy ? 10 : everyMs * (0.75 + Math.random() / 2),
-      );
+    if (!stopped) timer = setTimeout(() => void round(), nextMs);
   }
 
   void round();

@@ -11,7 +11,7 @@
  *                                          ▼
  *                     closed: ended (client's 1000), released (it may come back), or nothing (fenced)
  *
- * Before every write the lease is asked: by `#write` for all frames but messages, by delivery.ts for those (rule 1).
+ * Before every write it is asked whether the connection is ours for certain (ownership.ts): by `#write` for all frames but messages, by delivery.ts for those (rule 1).
  */
 import type { CloseCode, Reason } from "../shared/api.js";
 import {
@@ -32,16 +32,14 @@ import { parseBell, type Bell, type Entry } from "../shared/entry.js";
 import type { Log } from "../shared/log.js";
 import type { Logger } from "../shared/logging.js";
 import { accuse, poisonWithinMs } from "../shared/poison.js";
-import type { DeliveryQueues, DeliveryWorker } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
-import type { Claim, Registry, Renewal } from "../shared/registry.js";
+import type { Claim, Confirmation, Registry } from "../shared/registry.js";
 import type { Tokens } from "../shared/tokens.js";
 import type { Users } from "../shared/users.js";
 import { Delivery } from "./delivery.js";
-import { deliveryRun } from "./delivery-run.js";
-import { startHeartbeat, type Heartbeat } from "./heartbeat.js";
+import { Heartbeat } from "./heartbeat.js";
 import { Intake } from "./intake.js";
-import type { Lease, Pulse } from "./lease.js";
+import type { Lease } from "./lease.js";
 import { Members, type GroupStores } from "./members.js";
 import { Ownership } from "./ownership.js";
 import { Reporter } from "./reporter.js";
@@ -76,16 +74,14 @@ export interface ConnectionDeps extends GroupStores, VoiceDeps {
   instance: string;
   log: Log;
   registry: Registry;
-  queues: DeliveryQueues;
   users: Pick<Users, "arrive">;
   redis: RedisLink;
   tokens: Tokens;
-  pulse: Pulse;
+  /** Of this process, for all its connections. */
+  lease: Lease;
   logger: Logger;
   config: {
-    leaseMs: number;
     resumeMs: number;
-    lingerMs: number;
     heartbeatMs: number;
     slowMs: number;
     slowBytes: number;
@@ -95,8 +91,8 @@ export interface ConnectionDeps extends GroupStores, VoiceDeps {
 export interface Admitted {
   connectionId: string;
   claim: Claim;
-  /** Confirms the lease of the claim; see lease.ts. */
-  lease: Lease;
+  /** The lease's doubt from before the claim was sent (ownership.ts). */
+  certain: number;
   speaker: Speaker;
   resumed: boolean;
   /** The client's last offset in each group that it names. */
@@ -104,6 +100,12 @@ export interface Admitted {
   heartbeatMs: number | undefined;
   tokenExpiresAtMs: number | undefined;
 }
+
+/** Of all connections at which no socket has ended. */
+const unsuspected = new Suspicion("", true, {
+  after: () => undefined,
+  goOn: () => undefined,
+});
 
 type State = "opening" | "open" | "moving" | "closing" | "closed";
 
@@ -116,19 +118,20 @@ export class Connection {
   readonly #socket: Socket;
   readonly #speaker: Speaker;
   readonly #ownership: Ownership;
-  readonly #epoch: number;
-  readonly #logger: Logger;
+  readonly epoch: number;
   readonly #delivery: Delivery;
-  readonly #reporter: Reporter;
   readonly #members: Members;
-  readonly #voice: Voice;
-  readonly #opening: Throttle;
-  readonly #slow: SlowReader;
-  readonly #limit: UpstreamLimit;
+  readonly #intake: Intake;
   readonly #heartbeat: Heartbeat;
-  readonly #worker: DeliveryWorker;
+  // Made when they are needed first: most connections are idle, and what they never need they need not have.
+  #madeReporter: Reporter | undefined;
+  #madeVoice: Voice | undefined;
+  #madeLimit: UpstreamLimit | undefined;
+  #slow: SlowReader | undefined;
+  #timers: Set<NodeJS.Timeout> | undefined;
+  /** Holds back what a client says before we know who it is. */
+  #opening: Throttle | undefined;
   readonly #channel: string;
-  readonly #timers = new Set<NodeJS.Timeout>();
   readonly #startedAt = Date.now();
   #state: State = "opening";
   #fenced = false;
@@ -142,11 +145,6 @@ export class Connection {
   readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
   #settle: () => void = () => undefined;
-  #onGap = () => {
-    void this.#delivery.read();
-    this.#voice.results?.lookAll();
-  };
-  #onBack = () => this.#delivery.lookNow();
 
   constructor(deps: ConnectionDeps, admitted: Admitted, socket: Socket) {
     const { connectionId, claim, speaker } = admitted;
@@ -156,58 +154,41 @@ export class Connection {
     this.#admitted = admitted;
     this.#socket = socket;
     this.#speaker = speaker;
-    this.#ownership = new Ownership(admitted.lease, config.leaseMs, {
+    this.#ownership = new Ownership(deps.lease, admitted.certain, {
       live: () => this.#live,
-      renew: (expire) => this.#renew(expire),
-      renewed: ({ seq, waiting, groupsVersion }) => {
+      ask: (upkeep) => this.#ask(upkeep),
+      confirmed: ({ seq, groupsVersion, restored }) => {
         // The watchdog: whatever bell was lost, what differs is looked up.
         if (seq !== this.#delivery.cur) void this.#delivery.read();
-        if (waiting > 0) this.#worker.ring();
         this.#members.changed(groupsVersion);
+        if (restored)
+          this.#members
+            .hold()
+            .catch((error: unknown) =>
+              this.#log("warn", { err: error }, "groups not told"),
+            );
       },
       fenced: () => this.#onFenced(),
       ended: (code, words) => this.#onEnded(code, words),
     });
-    this.#epoch = claim.epoch;
+    this.epoch = claim.epoch;
     this.#handed = claim.cur;
-    this.#suspicion = new Suspicion(claim.suspect, speaker.acks, {
-      after: (ms, then) => this.#after(ms, then),
-      goOn: () => {
-        if (!this.#slow.full) this.#delivery.unblock();
-      },
-    });
-    this.#slow = new SlowReader(socket, config, {
-      drained: () => {
-        if (!this.#suspicion.holding) this.#delivery.unblock();
-        this.#members.drained();
-      },
-      stuck: (unsentBytes) => {
-        this.#logger.warn({ unsentBytes }, "the client does not read");
-        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
-      },
-    });
+    this.#suspicion =
+      claim.suspect === ""
+        ? unsuspected
+        : new Suspicion(claim.suspect, speaker.acks, {
+            after: (ms, then) => this.#after(ms, then),
+            goOn: () => {
+              if (!this.#full) this.#delivery.unblock();
+            },
+          });
     this.#channel = `${channels.bell(connectionId)}${claim.epoch}`;
-    this.#logger = deps.logger.child({ connectionId, epoch: claim.epoch });
     this.closed = new Promise((resolve) => {
       this.#settle = resolve;
     });
-    this.#reporter = new Reporter(
-      {
-        report: async (report) => {
-          const word = await deps.log.report(connectionId, claim.epoch, report);
-          if (report.fates.length > 0) this.#tell();
-          return word;
-        },
-        confirm: () => this.#ownership.confirm(),
-        fenced: () => this.#onFenced(),
-      },
-      speaker.acks ? "client" : "socket",
-      claim.acked,
-    );
     this.#delivery = new Delivery(
       {
-        read: (cur, mode) =>
-          deps.log.read(connectionId, claim.epoch, cur, mode),
+        read: (cur) => deps.log.read(connectionId, claim.epoch, cur),
         recall: (seq) => deps.log.recall(connectionId, seq, claim.epoch),
         mayWrite: () => this.#mayWrite(),
         confirm: () => this.#ownership.confirm(),
@@ -228,7 +209,7 @@ export class Connection {
         confirm: () => this.#ownership.confirm(),
         hand: (delivery) => {
           if (!this.#mayWrite()) return "doubt";
-          if (this.#slow.full) return "full";
+          if (this.#full) return "full";
           for (const frame of delivery.frames(speaker)) socket.send(frame);
           return "sent";
         },
@@ -236,43 +217,20 @@ export class Connection {
           for (const frame of frames) socket.send(frame);
         },
         write: (frame) => this.#write(frame),
-        full: () => this.#slow.full,
+        full: () => this.#full,
         live: () => this.#live,
       },
       claim,
-      this.#logger,
+      (error) => this.#log("warn", { err: error }, "groups not changed"),
     );
-    const intake = new Intake(socket);
-    // What a client says before we know who it is waits on its line.
-    this.#opening = intake.holder();
+    this.#intake = new Intake(socket);
+    this.#opening = this.#intake.holder();
     this.#opening.pause();
-    this.#voice = new Voice(deps, {
-      connectionId,
-      epoch: claim.epoch,
-      userId: claim.identity.userId,
-      resumeMs: config.resumeMs,
-      speaker,
-      write: (frame) => this.#write(frame),
-      intake: intake.holder(),
-      unheard: (error) => this.#unheard(error),
-    });
-    this.#worker = deps.queues.consume(connectionId, (signal) =>
-      deliveryRun(
-        {
-          read: (mode) => this.#delivery.read(mode),
-          activeAtMs: () => this.#delivery.activeAtMs,
-          live: () => this.#live,
-        },
-        config.lingerMs,
-        signal,
-      ),
-    );
-    this.#limit = new UpstreamLimit(intake.holder());
-    this.#heartbeat = startHeartbeat({
+    this.#heartbeat = new Heartbeat({
       everyMs: admitted.heartbeatMs ?? config.heartbeatMs,
       ping: () => this.#ping(),
       terminate: () => {
-        this.#logger.info("no sign of life, the line is given up");
+        this.#log("info", {}, "no sign of life, the line is given up");
         socket.terminate();
       },
     });
@@ -290,8 +248,79 @@ export class Connection {
   }
 
   set #to(next: State) {
-    this.#logger.debug({ from: this.#state, to: next }, "connection state");
+    const { logger } = this.#deps;
+    if (logger.isLevelEnabled("debug"))
+      this.#log("debug", { from: this.#state, to: next }, "connection state");
     this.#state = next;
+  }
+
+  get #reporter(): Reporter {
+    const { log } = this.#deps;
+    const { claim } = this.#admitted;
+    this.#madeReporter ??= new Reporter(
+      {
+        report: async (report) => {
+          const word = await log.report(this.id, this.epoch, report);
+          if (report.fates.length > 0) this.#tell();
+          return word;
+        },
+        confirm: () => this.#ownership.confirm(),
+        fenced: () => this.#onFenced(),
+      },
+      this.#speaker.acks ? "client" : "socket",
+      claim.acked,
+    );
+    return this.#madeReporter;
+  }
+
+  get #voice(): Voice {
+    const { claim } = this.#admitted;
+    this.#madeVoice ??= new Voice(this.#deps, {
+      connectionId: this.id,
+      epoch: this.epoch,
+      userId: claim.identity.userId,
+      resumeMs: this.#deps.config.resumeMs,
+      speaker: this.#speaker,
+      write: (frame) => this.#write(frame),
+      intake: this.#intake.holder(),
+      unheard: (error) => this.#unheard(error),
+    });
+    return this.#madeVoice;
+  }
+
+  get #limit(): UpstreamLimit {
+    this.#madeLimit ??= new UpstreamLimit(this.#intake.holder());
+    return this.#madeLimit;
+  }
+
+  /** The socket has enough for now; it is watched until it has not. */
+  get #full(): boolean {
+    const { slowBytes } = this.#deps.config;
+    if (!this.#slow && this.#socket.bufferedBytes <= slowBytes) return false;
+    this.#slow ??= new SlowReader(this.#socket, this.#deps.config, {
+      drained: () => {
+        if (!this.#suspicion.holding) this.#delivery.unblock();
+        this.#members.drained();
+      },
+      stuck: (unsentBytes) => {
+        this.#log("warn", { unsentBytes }, "the client does not read");
+        this.#close(CLOSE_TOO_SLOW, CLOSE_CODES[CLOSE_TOO_SLOW].reason);
+      },
+    });
+    return this.#slow.full;
+  }
+
+  /** A line of the log that says which connection it is of. */
+  #log(
+    level: "debug" | "info" | "warn" | "error",
+    facts: object,
+    words: string,
+  ): void {
+    const { logger } = this.#deps;
+    logger[level](
+      { connectionId: this.id, epoch: this.epoch, ...facts },
+      words,
+    );
   }
 
   get #live(): boolean {
@@ -303,26 +332,29 @@ export class Connection {
   #after(ms: number, run: () => void): void {
     const timer = setTimeout(
       () => {
-        this.#timers.delete(timer);
+        this.#timers?.delete(timer);
         run();
       },
       Math.max(0, ms),
     );
+    this.#timers ??= new Set();
     this.#timers.add(timer);
   }
 
-  /** Welcome, then subscribe and await, then read the log, then orphaned jobs (rule 7). */
+  /** Welcome, then subscribe and await, then read the log (rule 7). */
   async open(): Promise<void> {
     const { claim, speaker, resumed, offsets, tokenExpiresAtMs } =
       this.#admitted;
-    const { queues, redis, tokens, config } = this.#deps;
-    const [resumeToken, groups] = await Promise.all([
-      speaker.acks ? tokens.forResume(this.id, tokenExpiresAtMs) : "",
-      this.#members.enter(claim, offsets),
-    ]);
+    const { tokens, config } = this.#deps;
+    const subscribed = this.#subscribe();
+    const groups = await this.#members.enter(claim, offsets);
+    const resumeToken = speaker.acks
+      ? await tokens.forResume(this.id, tokenExpiresAtMs)
+      : "";
     if (this.#state !== "opening") return;
     this.#to = "open";
-    this.#opening.resume();
+    this.#opening?.resume();
+    this.#opening = undefined;
     const welcome = speaker.welcome({
       connectionId: this.id,
       userId: claim.identity.userId,
@@ -336,29 +368,18 @@ export class Connection {
     // Stopped since the claim, if only by a storm of others: ask first. Without welcome a client waits for nothing (rule 1).
     while (welcome && !this.#write(welcome))
       if (!(await this.#ownership.confirm())) return;
-    this.#logger.info(
+    this.#log(
+      "info",
       { protocol: speaker.protocol, resumed, lost: claim.lost },
       "connection open",
     );
     if (this.#slotMs !== undefined) this.drain(this.#slotMs);
     // What the client has seen is acked by coming back with it.
-    this.#reporter.ack(claim.cur);
+    if (claim.cur > claim.acked) this.#reporter.ack(claim.cur);
     this.#members.start();
-    this.#ownership.start();
-    redis.subscriptions.on("gap", this.#onGap);
-    redis.subscriptions.on("back", this.#onBack);
-    await this.#subscribe();
+    await subscribed;
     if (!this.#live) return;
-    await this.#delivery.read();
-    if (!this.#live) return;
-    if (claim.active > 0)
-      await queues
-        .recoverOrphans(this.id)
-        .catch((error: unknown) =>
-          this.#logger.warn({ err: error }, "orphaned jobs not recovered"),
-        );
-    if (claim.active + claim.waiting > 0) this.#worker.ring();
-    await this.#arrive();
+    await Promise.all([this.#delivery.read(), this.#arrive()]);
   }
 
   /** What waits for the user is this connection's now. Until it is known to be, again and again. */
@@ -370,7 +391,8 @@ export class Connection {
     } catch (error) {
       // A full Redis is told of once for all, not for every user.
       const full = error instanceof BridgeError && error.code === "redis_full";
-      this.#logger[full ? "debug" : "warn"](
+      this.#log(
+        full ? "debug" : "warn",
         { err: error },
         "what waits for the user is not here",
       );
@@ -385,7 +407,7 @@ export class Connection {
       );
     } catch (error) {
       // The channel is noted: it is subscribed at the next `ready`, and `gap` makes the log be read.
-      this.#logger.warn({ err: error }, "doorbell not subscribed yet");
+      this.#log("warn", { err: error }, "doorbell not subscribed yet");
     }
   }
 
@@ -414,12 +436,12 @@ export class Connection {
     }
     this.#reporter.sent(seq, entry.total);
     if (this.#suspicion.sent(seq))
-      this.#logger.warn({ seq }, "a suspected message is sent alone");
-    return this.#slow.full || this.#suspicion.holding;
+      this.#log("warn", { seq }, "a suspected message is sent alone");
+    return this.#full || this.#suspicion.holding;
   }
 
   #ping(): void {
-    if (this.#voice.holding) this.#heartbeat.heard();
+    if (this.#madeVoice?.holding) this.#heartbeat.heard();
     if (!this.#mayWrite()) {
       this.#ownership.confirmQuietly();
       return;
@@ -438,14 +460,11 @@ export class Connection {
       case "append":
         if (this.#live) this.#delivery.onBell(bell);
         return;
-      case "job":
-        if (this.#live) this.#worker.ring();
-        return;
       case "groups":
         this.#members.changed();
         return;
       case "answer":
-        void this.#voice.results?.look(bell.eventId);
+        void this.#madeVoice?.results?.look(bell.eventId);
         return;
       case "fenced":
         this.#onFenced();
@@ -467,21 +486,38 @@ export class Connection {
       .catch(() => undefined);
   }
 
-  async #renew(expire: boolean): Promise<Renewal> {
+  async #ask(upkeep: boolean): Promise<Confirmation> {
     const { registry, instance } = this.#deps;
     const { identity } = this.#admitted.claim;
     const positions = this.#members.news();
-    const renewal = await registry.renew(this.id, {
-      epoch: this.#epoch,
+    const confirmation = await registry.confirm(this.id, {
+      epoch: this.epoch,
       owner: instance,
       cur: this.#delivery.cur,
       protocol: this.#speaker.protocol,
       identity: { ...identity, groups: JSON.stringify(this.#members.names) },
-      expire,
+      upkeep,
       positions,
     });
-    if (renewal.kind === "ok") this.#members.told(positions);
-    return renewal;
+    if (confirmation.kind === "ok") this.#members.told(positions);
+    return confirmation;
+  }
+
+  /** Compares what is known here with Redis, and reads what is missing (keeper.ts). Never throws. */
+  async compare(): Promise<void> {
+    if (!this.#live) return;
+    this.#madeVoice?.results?.lookAll();
+    await this.#ownership.confirm().catch(() => undefined);
+  }
+
+  /** A message waits that no bell told of. */
+  async look(): Promise<void> {
+    if (this.#live) await this.#delivery.read();
+  }
+
+  /** Redis answers again: a look that failed is not put off any longer. */
+  lookNow(): void {
+    this.#delivery.lookNow();
   }
 
   /** A newer epoch owns the connection. Not a byte more, but the close. */
@@ -491,8 +527,8 @@ export class Connection {
     this.#leave = "nothing";
     this.#delivery.stop();
     this.#members.stop();
-    this.#reporter.stop();
-    this.#logger.info({ moving: this.#state === "moving" }, "taken over");
+    this.#madeReporter?.stop();
+    this.#log("info", { moving: this.#state === "moving" }, "taken over");
     // A client that was told to move closes this socket itself, with 1000.
     if (this.#state !== "moving")
       this.#close(CLOSE_TAKEN_OVER, CLOSE_CODES[CLOSE_TAKEN_OVER].reason);
@@ -502,13 +538,13 @@ export class Connection {
     if (this.#fenced) return;
     this.#leave = "nothing";
     this.#ended = true;
-    this.#reporter.stop();
+    this.#madeReporter?.stop();
     this.#close(code || CLOSE_BY_BACKEND, words);
   }
 
   #onLost(): void {
     const { claim } = this.#admitted;
-    this.#logger.error("Redis lost messages of this connection");
+    this.#log("error", {}, "Redis lost messages of this connection");
     this.#write(
       this.#speaker.error(
         toProblem(
@@ -576,13 +612,13 @@ export class Connection {
 
   /** What a raw client said is lost, and no frame could tell it: the end of its socket does. */
   #unheard(error: unknown): void {
-    this.#logger.warn({ err: error }, "what the client said was not stored");
+    this.#log("warn", { err: error }, "what the client said was not stored");
     if (this.#live)
       this.#close(CLOSE_OVERLOAD, CLOSE_CODES[CLOSE_OVERLOAD].reason);
   }
 
   #refuse(error: Error, code: CloseCode): void {
-    this.#logger.info({ err: error, code }, "the client broke the protocol");
+    this.#log("info", { err: error, code }, "the client broke the protocol");
     this.#deaf = true;
     this.#write(this.#speaker.error(toProblem(error)));
     this.#close(code, CLOSE_CODES[code].reason);
@@ -607,7 +643,7 @@ export class Connection {
     this.#to = "closing";
     this.#delivery.stop();
     this.#members.stop();
-    this.#logger.info({ code, reason }, "closing the socket");
+    this.#log("info", { code, reason }, "closing the socket");
     this.#socket.close(code, reason);
   }
 
@@ -633,30 +669,26 @@ export class Connection {
     this.#to = "closed";
     this.#delivery.stop();
     this.#members.stop();
-    this.#slow.stop();
-    this.#voice.results?.stop();
-    this.#limit.close();
+    this.#slow?.stop();
+    this.#madeVoice?.results?.stop();
+    this.#madeLimit?.close();
     this.#heartbeat.stop();
-    this.#ownership.stop();
-    for (const timer of this.#timers) clearTimeout(timer);
-    const { redis } = this.#deps;
-    redis.subscriptions.off("gap", this.#onGap);
-    redis.subscriptions.off("back", this.#onBack);
+    for (const timer of this.#timers ?? []) clearTimeout(timer);
+    void this.#deps.redis.subscriptions.unsubscribe(this.#channel);
     const steps: (() => Promise<unknown>)[] = [
-      () => redis.subscriptions.unsubscribe(this.#channel),
-      () => this.#reporter.flush(),
-      () => this.#voice.flush(),
+      async () => this.#madeReporter?.flush(),
+      async () => this.#madeVoice?.flush(),
       () => (byClient ? this.#accuse(soon) : Promise.resolve()),
-      () => this.#worker.close(),
       () => this.#giveBack(),
     ];
     for (const step of steps)
       await step().catch((error: unknown) =>
         // The lease runs out by itself; nothing depends on this.
-        this.#logger.debug({ err: error }, "clean-up left to the lease"),
+        this.#log("debug", { err: error }, "clean-up left to the lease"),
       );
-    this.#reporter.stop();
-    this.#logger.info(
+    this.#madeReporter?.stop();
+    this.#log(
+      "info",
       {
         code,
         left: this.#leave,
@@ -670,35 +702,36 @@ export class Connection {
 
   /** Says what became of the connection: to the registry first, which decides whether it is ours to say. */
   async #giveBack(): Promise<void> {
-    const { registry, config } = this.#deps;
-    if (this.#leave === "end")
+    const { registry, config, instance } = this.#deps;
+    const owner = { epoch: this.epoch, owner: instance };
+    if (this.#leave === "end") {
       await registry.end(this.id, {
-        epoch: this.#epoch,
+        ...owner,
         reason: "client_closed" satisfies Reason,
         code: CLOSE_NORMAL,
         words: "closed by the client",
       });
-    if (this.#leave === "end" || this.#ended) await this.#members.left(0);
-    else if (
-      this.#leave === "release" &&
-      (await registry.release(this.id, this.#epoch, this.#members.news()))
-    )
+      await this.#members.left(0);
+    } else if (this.#leave === "nothing") {
+      if (this.#ended) await this.#members.left(0);
+      await registry.abandon(this.id, instance);
+    } else if (await registry.release(this.id, owner, this.#members.news()))
       await this.#members.left(config.resumeMs);
   }
 
   /** The socket ended without our doing. Nothing to tell of most: all was acked, or nothing was sent. */
   async #accuse(soon: boolean): Promise<void> {
     const messages = this.#messages;
-    const unacked = this.#reporter.acked < this.#handed;
+    const unacked = (this.#madeReporter?.acked ?? 0) < this.#handed;
     if (!this.#speaker.acks) return;
     if (!this.#suspicion.tells({ messages, unacked, soon })) return;
     const { redis } = this.#deps;
-    const seq = await accuse(redis, this.id, this.#epoch, {
+    const seq = await accuse(redis, this.id, this.epoch, {
       sent: this.#handed,
       soon,
     });
     if (seq === undefined) return;
-    this.#logger.error({ seq }, "a message is given up as poison");
+    this.#log("error", { seq }, "a message is given up as poison");
     this.#tell();
   }
 

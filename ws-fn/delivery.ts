@@ -1,6 +1,6 @@
 /**
  * What is in the log after `cur` goes to the socket, in order, once. Three ways lead here: a bell that carries the very
- * next message is written at once; any other bell, a claim, a run and a renewal that saw more make the log be read;
+ * next message is written at once; any other bell, a claim, a deliver job and a comparison that saw more make the log be read;
  * and a recall is decided between two writes. Reading and recalling are exclusive; bells that come meanwhile are kept
  * and applied after, as long as there is no gap (delivery rules 4, 5, 9, 10).
  *
@@ -15,11 +15,11 @@ const heardMax = 1_000;
 const againMs = { first: 100, most: 2_000 };
 
 export interface DeliveryPorts {
-  read(cur: number, mode: "read" | "begin" | "end"): Promise<Page>;
+  read(cur: number): Promise<Page>;
   recall(seq: number): Promise<RecallOutcome>;
   /** The fence: whether this epoch may write now. */
   mayWrite(): boolean;
-  /** Renews the lease; false when the connection is not ours any more. */
+  /** Asks Redis; false when the connection is not ours any more. */
   confirm(): Promise<boolean>;
   /** Hands a message to the socket; true when the socket has enough for now. */
   send(entry: Entry, redelivered: boolean): boolean;
@@ -68,10 +68,6 @@ export class Delivery {
     return this.#activeAtMs;
   }
 
-  get blocked(): boolean {
-    return this.#blocked;
-  }
-
   /** A doorbell rang. */
   onBell(bell: MessageBell): void {
     if (this.#stopped || this.#blocked) return;
@@ -106,16 +102,16 @@ export class Delivery {
   }
 
   /**
-   * Reads the log after `cur` and writes it. Resolves with the number of messages found. A plain read that waits its
-   * turn serves everybody who asks meanwhile.
+   * Reads the log after `cur` and writes it. Resolves with the number of messages found. A read that waits its turn serves
+   * everybody who asks meanwhile.
    */
-  read(mode: "read" | "begin" | "end" = "read"): Promise<number> {
-    if (mode === "read" && this.#queuedRead) return this.#queuedRead;
+  read(): Promise<number> {
+    if (this.#queuedRead) return this.#queuedRead;
     const read = this.#exclusive(() => {
-      if (this.#queuedRead === read) this.#queuedRead = undefined;
-      return this.#readAll(mode);
+      this.#queuedRead = undefined;
+      return this.#readAll();
     });
-    if (mode === "read") this.#queuedRead = read;
+    this.#queuedRead = read;
     return read;
   }
 
@@ -176,9 +172,8 @@ export class Delivery {
     if (again) void this.read();
   }
 
-  async #readAll(mode: "read" | "begin" | "end"): Promise<number> {
+  async #readAll(): Promise<number> {
     let found = 0;
-    let asked = mode;
     clearTimeout(this.#retry);
     this.#retry = undefined;
     try {
@@ -188,7 +183,7 @@ export class Delivery {
           this.#heard = [];
           if (!(await this.#ports.confirm())) return found;
         }
-        const page = await this.#ports.read(this.#cur, asked);
+        const page = await this.#ports.read(this.#cur);
         if (page.kind === "fenced") {
           this.#ports.fenced();
           return found;
@@ -197,7 +192,6 @@ export class Delivery {
           if (!(await this.#ports.confirm())) return found;
           continue;
         }
-        asked = "read";
         this.#retryMs = againMs.first;
         found += page.rows.length;
         let fence = false;
@@ -214,7 +208,7 @@ export class Delivery {
         return found;
       }
     } catch {
-      // The processor of a run never throws for Redis: look again (rule 8).
+      // A deliver job never fails for want of Redis: look again (rule 8).
       this.#lookAgain();
     }
     return found;

@@ -3,9 +3,8 @@
  * its frame is made once and is the same for all of them. When a bell is missing, late or too large it reads the history
  * before it goes on, so that its members get every message in order (delivery rule 14).
  *
- * It also speaks for its members: they are online as long as somebody says so, which one script for each five hundred
- * of them does. The same script tells where the group stands, so that the last message of a quiet group is noticed even if
- * its bell was lost.
+ * Where its group stands is compared now and then, so that the last message of a quiet group is noticed even if its bell was
+ * lost. Of many feeds some are compared at a time: what that costs does not grow with their number.
  */
 import { BridgeError } from "../shared/errors.js";
 import {
@@ -15,13 +14,17 @@ import {
   type GroupEntry,
   type Position,
 } from "../shared/fanout.js";
-import { channels } from "../shared/keys.js";
+import { channels, everybody } from "../shared/keys.js";
 import type { Logger } from "../shared/logging.js";
+import { whileOpen } from "../shared/membership.js";
 import type { RedisLink } from "../shared/redis.js";
+import { startRounds } from "./rounds.js";
 import type { Frame, Speaker } from "./speaker.js";
 
-/** Positions are compared this often, but not more rarely than a third of a lease. */
-const holdEveryMs = 5_000;
+/** A position is compared this often where there are few, but not more rarely than a third of a lease. */
+const compareEveryMs = 5_000;
+/** Feeds that are compared at a time, at most. */
+const compareMax = 32;
 /** Members in one script. */
 const holdMembersMax = 500;
 /** Bells kept during a read; more than that and the history is read once more instead. */
@@ -63,8 +66,6 @@ export class Delivery {
 /** A connection in a group, as the group's feed sees it. */
 export interface FeedMember {
   readonly connectionId: string;
-  /** This instance owns it for certain now, so it may say that it is online. */
-  readonly held: boolean;
   /** True when it was handed to the socket. */
   offer(delivery: Delivery): boolean;
   /** What came before `position` cannot be had any more. */
@@ -76,7 +77,6 @@ export interface FeedDeps {
   redis: Pick<RedisLink, "subscriptions">;
   logger: Logger;
   leaseMs: number;
-  resumeMs: number;
 }
 
 export class Feed {
@@ -138,16 +138,10 @@ export class Feed {
     ]);
     clearTimeout(timer);
     late = true;
-    const { epoch, offset } = await fanout.hold(this.group, [], this.span);
+    const { epoch, offset } = await fanout.hold(this.group, [], whileOpen);
     this.#epoch = epoch;
     this.#cur = offset;
     this.#release();
-  }
-
-  /** How long a member stays one, and online, without a word. */
-  get span() {
-    const { leaseMs, resumeMs } = this.#deps;
-    return { spanMs: leaseMs + resumeMs, leaseMs };
   }
 
   #onBell(payload: Buffer): void {
@@ -192,7 +186,10 @@ export class Feed {
       "Redis lost messages of a group",
     );
     await this.#deps.fanout
-      .hold(this.group, [], this.span, { epoch: this.#epoch, offset: "lost" })
+      .hold(this.group, [], whileOpen, {
+        epoch: this.#epoch,
+        offset: "lost",
+      })
       .then(
         () => this.read(),
         () => this.#lookAgain(),
@@ -278,24 +275,30 @@ export class Feed {
     });
   }
 
-  /** Says that its members are here, and looks whether the group is further than was heard. */
-  async hold(): Promise<void> {
+  /** Looks whether the group is further than was heard. One that Redis has forgotten hears of its members again. */
+  async compare(): Promise<void> {
     await this.opened;
-    const ids = [...this.members]
-      .filter(({ held }) => held)
-      .map(({ connectionId }) => connectionId);
     const { epoch } = this.position;
-    let from = 0;
-    do {
-      const some = ids.slice(from, (from += holdMembersMax));
-      const now = await this.#deps.fanout.hold(
+    const now = await this.#deps.fanout.hold(
+      this.group,
+      [],
+      whileOpen,
+      this.position,
+    );
+    if (now.epoch !== epoch) await this.#holdAll();
+    if (now.epoch !== epoch || now.offset > this.#cur) await this.read();
+  }
+
+  /** Says that its members are here; those of `$all` are in the directory. */
+  async #holdAll(): Promise<void> {
+    if (this.group === everybody) return;
+    const ids = [...this.members].map(({ connectionId }) => connectionId);
+    for (let from = 0; from < ids.length && !this.#closed;)
+      await this.#deps.fanout.hold(
         this.group,
-        some,
-        this.span,
-        this.position,
+        ids.slice(from, (from += holdMembersMax)),
+        whileOpen,
       );
-      if (now.epoch !== epoch || now.offset > this.#cur) await this.read();
-    } while (from < ids.length && !this.#closed);
   }
 
   close(): void {
@@ -311,8 +314,7 @@ export class Feeds {
   readonly #deps: FeedDeps;
   readonly #feeds = new Map<string, Feed>();
   #onGap: (() => void) | undefined;
-  #timer: NodeJS.Timeout | undefined;
-  #closed = false;
+  #endRounds = () => {};
 
   constructor(deps: FeedDeps) {
     this.#deps = deps;
@@ -354,25 +356,16 @@ export class Feeds {
       for (const feed of this.#feeds.values()) void feed.read();
     };
     this.#deps.redis.subscriptions.on("gap", this.#onGap);
-    this.#next();
-  }
-
-  /** All feeds in one turn of the event loop: one write to each Redis. */
-  #next(): void {
-    if (this.#closed) return;
-    const everyMs = Math.min(holdEveryMs, this.#deps.leaseMs / 3);
-    this.#timer = setTimeout(
-      () =>
-        void Promise.allSettled(
-          [...this.#feeds.values()].map((feed) => feed.hold()),
-        ).then(() => this.#next()),
-      everyMs * (0.75 + Math.random() / 4),
-    );
+    this.#endRounds = startRounds({
+      everyMs: Math.min(compareEveryMs, this.#deps.leaseMs / 3),
+      most: compareMax,
+      things: this.#feeds,
+      visit: (feeds) => Promise.allSettled(feeds.map((feed) => feed.compare())),
+    });
   }
 
   close(): void {
-    this.#closed = true;
-    clearTimeout(this.#timer);
+    this.#endRounds();
     if (this.#onGap) this.#deps.redis.subscriptions.off("gap", this.#onGap);
     for (const feed of this.#feeds.values()) feed.close();
     this.#feeds.clear();

@@ -3,7 +3,8 @@ import type { Throttle } from "./upstream.js";
 
 export class Intake {
   readonly #socket: Throttle;
-  readonly #holders = new Set<object>();
+  /** Undefined while nobody has ever held them back. */
+  #holders: Set<object> | undefined;
 
   constructor(socket: Throttle) {
     this.#socket = socket;
@@ -11,14 +12,16 @@ export class Intake {
 
   /** For one who may hold frames back. */
   holder(): Throttle {
-    const holders = this.#holders;
     const me: Throttle = {
       pause: () => {
-        holders.add(me);
-        if (holders.size === 1) this.#socket.pause();
+        this.#holders ??= new Set();
+        this.#holders.add(me);
+        if (this.#holders.size === 1) this.#socket.pause();
       },
       resume: () => {
-        if (holders.delete(me) && holders.size === 0) this.#socket.resume();
+        if (!this.#holders?.delete(me) || this.#holders.size > 0) return;
+        this.#holders = undefined;
+        this.#socket.resume();
       },
     };
     return me;

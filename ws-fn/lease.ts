@@ -1,11 +1,11 @@
 /**
- * The fence before every socket write. An owner may write while its lease runs, by wall clock and by monotonic clock,
- * counted from before the last successful renewal was sent, less a margin; and only if the process was not stopped
- * meanwhile. A process that was frozen (SIGSTOP, a suspended instance) finds out by the pulse and renews first, so
- * that it writes nothing after somebody else took over (delivery rule 1).
+ * The fence before every socket write. This process may write for the connections that it owns while its lease runs, by wall
+ * clock and by monotonic clock, counted from before the last successful renewal was sent, less a margin; and only if it was
+ * not stopped meanwhile. A process that was frozen (SIGSTOP, a suspended instance) finds out by the pulse: then nothing is
+ * certain any more, neither its lease nor any of its connections, until Redis has said so again (delivery rule 1).
  */
 
-/** Longest silence of the event loop after which ownership must be confirmed, milliseconds. */
+/** Longest silence of the event loop after which everything must be confirmed, milliseconds. */
 const pulseGapMs = 700;
 const pulseEveryMs = 200;
 
@@ -33,38 +33,81 @@ export class Pulse {
   }
 }
 
-/** One connection's lease. */
+/** The lease of this process. */
 export class Lease {
   readonly #pulse: Pulse;
   readonly #lengthMs: number;
+  readonly #ask: () => Promise<boolean>;
   #wallEnd = 0;
   #monotonicEnd = 0;
-  #generation = -1;
+  #seen: number;
+  #doubt = 1;
+  #asking: Promise<void> | undefined;
 
-  /** `leaseMs` is what Redis grants; a tenth of it is kept as margin. */
-  constructor(pulse: Pulse, leaseMs: number) {
+  /**
+   * `leaseMs` is what Redis grants; a tenth of it is kept as margin. `ask` renews it in Redis: false when Redis knew of no
+   * lease of this process.
+   */
+  constructor(pulse: Pulse, leaseMs: number, ask: () => Promise<boolean>) {
     this.#pulse = pulse;
     this.#lengthMs = leaseMs * 0.9;
+    this.#ask = ask;
+    this.#seen = pulse.generation;
   }
 
-  /** Whether a write is allowed now. */
+  /** Grows when what was confirmed before counts no more. */
+  get doubt(): number {
+    const { generation } = this.#pulse;
+    if (generation !== this.#seen) {
+      this.#seen = generation;
+      this.#end();
+    }
+    return this.#doubt;
+  }
+
+  /** Whether this process may write now for what it has confirmed since the last doubt. */
   get holds(): boolean {
+    return this.#runs(this.doubt);
+  }
+
+  #runs(doubt: number): boolean {
     return (
-      this.#pulse.generation === this.#generation &&
+      doubt === this.#doubt &&
       performance.now() < this.#monotonicEnd &&
       Date.now() < this.#wallEnd
     );
   }
 
-  /** Call before a claim or renewal is sent; call what it returns once that succeeded. */
-  renewal(): () => void {
-    const generation = this.#pulse.generation;
+  #end(): void {
+    this.#doubt += 1;
+    this.#wallEnd = 0;
+    this.#monotonicEnd = 0;
+  }
+
+  /** Renews it; everybody who asks meanwhile gets the same answer. Throws redis_unavailable, outcome_unknown. */
+  renew(): Promise<void> {
+    this.#asking ??= this.#renew().finally(() => {
+      this.#asking = undefined;
+    });
+    return this.#asking;
+  }
+
+  async #renew(): Promise<void> {
+    // One that ran out: others may have taken everything.
+    if (!this.holds) this.#end();
+    const { doubt } = this;
     const wall = Date.now();
     const monotonic = performance.now();
-    return () => {
-      this.#wallEnd = wall + this.#lengthMs;
-      this.#monotonicEnd = monotonic + this.#lengthMs;
-      this.#generation = generation;
-    };
+    const known = await this.#ask();
+    // Stopped on the way: the answer is old.
+    if (this.doubt !== doubt) return;
+    if (!known) this.#doubt += 1;
+    this.#wallEnd = wall + this.#lengthMs;
+    this.#monotonicEnd = monotonic + this.#lengthMs;
+  }
+
+  /** Renews it if it does not run. */
+  async ensure(): Promise<void> {
+    if (!this.holds) await this.renew();
   }
 }

@@ -6,7 +6,8 @@ import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
 import { Feeds } from "./feeds.js";
-import { Pulse } from "./lease.js";
+import { Keeper } from "./keeper.js";
+import { Lease, Pulse } from "./lease.js";
 import { BridgeServer } from "./server.js";
 import { ConnectHook } from "./webhooks/connect.js";
 import { tellClient } from "./webhooks/tell-client.js";
@@ -27,6 +28,8 @@ async function main(): Promise<void> {
   const { redis, memory, registry, log, fanout, memberships, queues } = stores;
   const { users, events, replies, replication, tokens } = stores;
   const pulse = new Pulse();
+  const lease = new Lease(pulse, config.leaseMs, () => registry.live(instance));
+  const keeper = new Keeper({ lease, redis, logger, ...config });
   const feeds = new Feeds({ fanout, redis, logger, ...config });
   const webhooks =
     config.webhook &&
@@ -44,16 +47,21 @@ async function main(): Promise<void> {
     fanout,
     memberships,
     feeds,
-    queues,
+    keeper,
     users,
     replies,
-    events,
+    events: {
+      append: (...call) => {
+        registry.hurry();
+        return events.append(...call);
+      },
+    },
     webhookResults: config.webhook?.events.has("event")
       ? { answers: stores.answers, timeoutMs: config.webhook.timeoutMs }
       : undefined,
     redis,
     tokens,
-    pulse,
+    lease,
     logger,
     config,
     connectHook:
@@ -73,12 +81,15 @@ async function main(): Promise<void> {
     log,
     users,
     fanout,
-    remove: stores.remove,
+    sweeping: stores.sweeping,
+    instance,
+    wake: (wakeUp) => keeper.wake(wakeUp),
     replication,
     redis,
     logger,
     everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
   });
+  keeper.start();
   redis.subscriptions
     .watch(instance, (channel) => {
       redis.publish(channel, "").catch(() => undefined);
@@ -100,8 +111,10 @@ async function main(): Promise<void> {
         { name: "chores", run: stopChores },
         { name: "sockets", run: () => server.close() },
         { name: "groups", run: () => feeds.close() },
+        { name: "keeper", run: () => keeper.close() },
         { name: "pulse", run: () => pulse.close() },
         { name: "webhooks", run: () => webhooks?.close() },
+        { name: "lease", run: () => registry.retire(instance) },
         { name: "stores", run: () => stores.close() },
       ],
       config.drainMs + 15_000,

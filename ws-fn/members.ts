@@ -22,8 +22,7 @@ import type {
 } from "../shared/fanout.js";
 import { isFor, type Who } from "../shared/selection.js";
 import { everybody, groupTag } from "../shared/keys.js";
-import type { Logger } from "../shared/logging.js";
-import type { Memberships } from "../shared/membership.js";
+import { whileOpen, type Memberships } from "../shared/membership.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
 import type { Claim, Positions } from "../shared/registry.js";
 import { Delivery, type Feed, type Feeds, type FeedMember } from "./feeds.js";
@@ -82,10 +81,6 @@ class Member implements FeedMember {
     this.#ports = ports;
     this.#fanout = fanout;
     this.#who = who;
-  }
-
-  get held(): boolean {
-    return this.#ports.mayWrite();
   }
 
   /** Everything up to here was handed to the socket or was not for it. */
@@ -260,17 +255,19 @@ const same = (a: Position, b: Position): boolean =>
   a.epoch === b.epoch && a.offset === b.offset;
 
 /** Whether `join:<group>` or `publish:<group>` is among a connection's permissions; `*` stands for every group. */
-const permits = (permissions: readonly string[], verb: string, group: string) =>
-  permissions.includes(`${verb}:${group}`) || permissions.includes(`${verb}:*`);
+const permits = (permissions: string, verb: string, group: string) => {
+  const all = JSON.parse(permissions) as string[];
+  return all.includes(`${verb}:${group}`) || all.includes(`${verb}:*`);
+};
 
 /** All groups of one connection. */
 export class Members {
   readonly #stores: GroupStores;
   readonly #ports: MemberPorts;
-  readonly #logger: Logger;
+  readonly #failed: (error: unknown) => void;
   readonly #members = new Map<string, Member>();
   readonly #who: Who;
-  readonly #permissions: readonly string[];
+  readonly #permissions: string;
   #version: number;
   /** Joining, leaving and looking again, one after the other. */
   #chain: Promise<unknown> = Promise.resolve();
@@ -280,17 +277,21 @@ export class Members {
     stores: GroupStores,
     ports: MemberPorts,
     claim: Claim,
-    logger: Logger,
+    /** Groups could not be changed, and are not. */
+    failed: (error: unknown) => void,
   ) {
     this.#stores = stores;
     this.#ports = ports;
-    this.#logger = logger;
+    this.#failed = failed;
     this.#version = claim.groups.version;
-    this.#permissions = JSON.parse(claim.identity.permissions) as string[];
+    this.#permissions = claim.identity.permissions;
     this.#who = {
       id: ports.connectionId,
       userId: claim.identity.userId,
-      labels: JSON.parse(claim.identity.labels) as Record<string, string>,
+      labels:
+        claim.identity.labels === "{}"
+          ? noLabels
+          : (JSON.parse(claim.identity.labels) as Record<string, string>),
       groups: this.#members,
     };
   }
@@ -319,7 +320,11 @@ export class Members {
             ? stored
             : { epoch: stored?.epoch ?? "", offset };
         const redelivered = offset === undefined && !fresh;
-        return [group, await this.#enter(group, from, redelivered)] as const;
+        const here = group === everybody ? claim.groups.everybody : undefined;
+        return [
+          group,
+          await this.#enter(group, from, redelivered, here),
+        ] as const;
       }),
     );
     return Object.fromEntries(places);
@@ -342,7 +347,7 @@ export class Members {
         (await fanout.hold(
           group,
           [member.connectionId],
-          feed.span,
+          whileOpen,
           feed.position,
         ));
       const place = await member.enter(feed, now, from, redelivered);
@@ -385,9 +390,7 @@ export class Members {
   }
 
   #inTurn(work: () => Promise<void>): void {
-    this.#chain = this.#chain.then(work).catch((error: unknown) => {
-      this.#logger.warn({ err: error }, "groups not changed");
-    });
+    this.#chain = this.#chain.then(work).catch(this.#failed);
   }
 
   /** The client asks to join, leave or publish. */
@@ -517,16 +520,27 @@ export class Members {
       member.leave(this.#stores.feeds);
   }
 
-  /** The connection is away (`spanMs`: it may come back) or has ended (0): its groups hear so. */
-  async left(spanMs: number): Promise<void> {
+  /** Redis had lost the connection: its groups may have lost it as well. */
+  async hold(): Promise<void> {
+    const { connectionId } = this.#ports;
     await Promise.all(
-      [...this.#members.keys()].map((group) =>
-        this.#stores.fanout.leave(group, [this.#ports.connectionId], spanMs),
+      this.names.map((group) =>
+        this.#stores.fanout.hold(group, [connectionId], whileOpen),
       ),
+    );
+  }
+
+  /** The connection is away (`spanMs`: it may come back) or has ended (0): its groups hear so. `$all` hears it from the directory. */
+  async left(spanMs: number): Promise<void> {
+    await this.#stores.memberships.away(
+      this.#ports.connectionId,
+      this.names,
+      spanMs,
     );
   }
 }
 
+const noLabels: Readonly<Record<string, string>> = {};
 /** What a membership takes, rounded up; bytes. */
 const memberBytes = 512;
 /** Longer than any history. */

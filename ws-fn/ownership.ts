@@ -1,95 +1,76 @@
 /**
- * An owner keeps its connection: the lease is renewed at a third of it, and whenever a write is in doubt (lease.ts). Every
- * renewal is the watchdog, too: it tells where the connection stands in Redis. One that failed schedules the next by itself.
+ * Whether a connection is still this process's, for certain. The lease of the process (lease.ts) says so for all its
+ * connections at once; after a doubt each has to be confirmed by itself before its next write. Every confirmation is a
+ * comparison, too: it tells where the connection stands in Redis (delivery rules 1 and 4).
  */
-import type { Renewal } from "../shared/registry.js";
-import { Beats } from "./beats.js";
+import type { Confirmation } from "../shared/registry.js";
 import type { Lease } from "./lease.js";
-
-/** A renewal that failed is tried again after this long. */
-const retryMs = 500;
-/** The expiry of a connection's keys is renewed with every so many renewals. */
-const expireEvery = 100;
-
-/** Of all connections of the process. */
-const beats = new Beats();
 
 export interface OwnershipPorts {
   live(): boolean;
-  renew(expire: boolean): Promise<Renewal>;
+  /** Asks Redis; with `upkeep` what is stored gets a new expiry as well. */
+  ask(upkeep: boolean): Promise<Confirmation>;
   /** It is ours, and this is where it stands. */
-  renewed(renewal: Extract<Renewal, { kind: "ok" }>): void;
+  confirmed(confirmation: Extract<Confirmation, { kind: "ok" }>): void;
   fenced(): void;
   ended(code: number, words: string): void;
 }
 
+/** What is stored lives two days (keys.ts, horizonMs); its expiry is renewed after this long. */
+const upkeepEveryMs = 6 * 3_600_000;
+
 export class Ownership {
   readonly #lease: Lease;
-  readonly #leaseMs: number;
   readonly #ports: OwnershipPorts;
-  #renewal: Promise<boolean> | undefined;
-  #cancel: (() => void) | undefined;
-  #count = 0;
+  /** The doubt since which it is confirmed. */
+  #certain: number;
+  #asking: Promise<boolean> | undefined;
+  #keptAtMs = performance.now();
 
-  constructor(lease: Lease, leaseMs: number, ports: OwnershipPorts) {
+  /** `certain`: the lease's doubt from before the claim was sent. */
+  constructor(lease: Lease, certain: number, ports: OwnershipPorts) {
     this.#lease = lease;
-    this.#leaseMs = leaseMs;
+    this.#certain = certain;
     this.#ports = ports;
   }
 
   /** Whether a write is allowed now. */
   get holds(): boolean {
-    return this.#lease.holds;
+    return this.#lease.holds && this.#lease.doubt === this.#certain;
   }
 
-  /** The first renewal comes after up to a third of the lease, so that those of many connections spread. */
-  start(): void {
-    this.#schedule(Math.random() * (this.#leaseMs / 3));
-  }
-
-  #schedule(ms: number): void {
-    this.#cancel?.();
-    this.#cancel = beats.after(ms, () => this.confirmQuietly());
-  }
-
-  /** Renews the lease; everybody who asks meanwhile gets the same answer. False: it is not ours any more. */
+  /** Asks Redis; everybody who asks meanwhile gets the same answer. False: it is not ours any more. */
   confirm(): Promise<boolean> {
-    this.#renewal ??= this.#renew().finally(() => {
-      this.#renewal = undefined;
+    this.#asking ??= this.#confirm().finally(() => {
+      this.#asking = undefined;
     });
-    return this.#renewal;
+    return this.#asking;
   }
 
   confirmQuietly(): void {
     this.confirm().catch(() => undefined);
   }
 
-  async #renew(): Promise<boolean> {
+  async #confirm(): Promise<boolean> {
     const ports = this.#ports;
     if (!ports.live()) return false;
-    const confirmed = this.#lease.renewal();
-    try {
-      const renewal = await ports.renew(this.#count++ % expireEvery === 0);
-      if (renewal.kind === "fenced") {
-        ports.fenced();
-        return false;
-      }
-      if (renewal.kind === "ended") {
-        ports.ended(renewal.code, renewal.words);
-        return false;
-      }
-      if (!ports.live()) return false;
-      confirmed();
-      this.#schedule(this.#leaseMs / 3);
-      ports.renewed(renewal);
-      return true;
-    } catch (error) {
-      if (ports.live()) this.#schedule(retryMs);
-      throw error;
+    await this.#lease.ensure();
+    const { doubt } = this.#lease;
+    const now = performance.now();
+    const upkeep = now - this.#keptAtMs > upkeepEveryMs;
+    const confirmation = await ports.ask(upkeep);
+    if (confirmation.kind === "fenced") {
+      ports.fenced();
+      return false;
     }
-  }
-
-  stop(): void {
-    this.#cancel?.();
+    if (confirmation.kind === "ended") {
+      ports.ended(confirmation.code, confirmation.words);
+      return false;
+    }
+    if (!ports.live()) return false;
+    if (upkeep) this.#keptAtMs = now;
+    this.#certain = doubt;
+    ports.confirmed(confirmation);
+    return true;
   }
 }

@@ -1,10 +1,16 @@
 /** Raw: after a first welcome frame every message arrives exactly as it was posted. Made for ten-line clients. */
 import type { Speaker } from "./speaker.js";
 
-export function rawSpeaker(options: {
+interface RawOptions {
   welcome: boolean;
   heartbeat: boolean;
-}): Speaker {
+}
+
+/** It remembers nothing of a client: one for all who ask for the same. */
+export const rawSpeaker = ({ welcome, heartbeat }: RawOptions): Speaker =>
+  speakers[welcome ? 1 : 0][heartbeat ? 1 : 0];
+
+function speaker(options: RawOptions): Speaker {
   return {
     protocol: "raw",
     acks: false,
@@ -37,3 +43,14 @@ export function rawSpeaker(options: {
     }),
   };
 }
+
+const speakers = [
+  [
+    speaker({ welcome: false, heartbeat: false }),
+    speaker({ welcome: false, heartbeat: true }),
+  ],
+  [
+    speaker({ welcome: true, heartbeat: false }),
+    speaker({ welcome: true, heartbeat: true }),
+  ],
+] as const;

@@ -7,6 +7,8 @@ import type { Report } from "../shared/log.js";
 
 /** What was only sent is told after this long; a client acks within 250 ms, and its ack takes it along. */
 const sentDelayMs = 400;
+/** What a raw socket took is told at once after a pause, and together with what follows within this time. */
+const takenDelayMs = 250;
 /** Times of sending are kept apart only when they differ by more than this. */
 const markWindowMs = 25;
 const marksMax = 50;
@@ -33,6 +35,8 @@ export class Reporter {
   /** Sent and not acked: seq and `total`, alternating. */
   #unacked: number[] = [];
   #timer: NodeJS.Timeout | undefined;
+  #timerAtMs = 0;
+  #flushedAtMs = -Infinity;
   #flight: Promise<void> | undefined;
   #stopped = false;
 
@@ -76,7 +80,11 @@ export class Reporter {
     if (seq <= this.#acked) return;
     this.#acked = seq;
     this.#ackedTotal = this.#forget(seq);
-    if (!this.#flight) void this.flush();
+    if (this.#flight) return;
+    const now = performance.now();
+    if (this.#ackedBy === "socket" && now - this.#flushedAtMs < takenDelayMs)
+      this.#soon(takenDelayMs);
+    else void this.flush();
   }
 
   /** Drops what is acked; the `total` of `seq` when it is known. */
@@ -89,8 +97,15 @@ export class Reporter {
     return total;
   }
 
+  /** After `ms`, or what was asked for before if that is sooner. */
   #soon(ms: number): void {
-    if (this.#stopped || this.#timer) return;
+    if (this.#stopped) return;
+    const atMs = performance.now() + ms;
+    if (this.#timer) {
+      if (this.#timerAtMs <= atMs) return;
+      clearTimeout(this.#timer);
+    }
+    this.#timerAtMs = atMs;
     this.#timer = setTimeout(() => void this.flush(), ms);
   }
 
@@ -106,6 +121,7 @@ export class Reporter {
   flush(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    this.#flushedAtMs = performance.now();
     this.#flight ??= this.#tell().finally(() => {
       this.#flight = undefined;
       // What came while the last report was settling.

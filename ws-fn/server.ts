@@ -23,7 +23,8 @@ import { admit, type AdmissionDeps } from "./admission.js";
 import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
 import { planDrain } from "./drain-plan.js";
 import { readHandshake } from "./handshake.js";
-import type { Pulse } from "./lease.js";
+import type { Keeper } from "./keeper.js";
+import type { Lease } from "./lease.js";
 import { frameBytesMax } from "./upstream.js";
 
 /** A client that does not answer a close frame loses its line after this long. */
@@ -63,6 +64,7 @@ export interface ServerConfig {
 export type ServerDeps = AdmissionDeps &
   ConnectionDeps & {
     config: ServerConfig;
+    keeper: Keeper;
     /** Resolves while this instance can serve; for /readyz. */
     ready(): Promise<void>;
   };
@@ -103,24 +105,24 @@ class TellingSocket extends WebSocket {
 const noCode = 1005;
 
 /** Gathers the writes of one turn of the event loop into one system call. */
-function corkedPerTurn(stream: Duplex, pulse: Pulse): () => void {
+function corkedPerTurn(stream: Duplex, lease: Lease): () => void {
   let corked = false;
   return () => {
     if (corked) return;
     corked = true;
-    const { generation } = pulse;
+    const { doubt } = lease;
     stream.cork();
     process.nextTick(() => {
       corked = false;
       // Stopped between the fence and the system call: somebody else may own the connection by now (rule 1).
-      if (pulse.generation === generation) stream.uncork();
+      if (lease.doubt === doubt) stream.uncork();
       else stream.destroy();
     });
   };
 }
 
-function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
-  const cork = corkedPerTurn(stream, pulse);
+function toSocket(ws: TellingSocket, stream: Duplex, lease: Lease): Socket {
+  const cork = corkedPerTurn(stream, lease);
   return {
     get bufferedBytes() {
       // Without compression ws keeps nothing back: this is all there is, also of what was written past it.
@@ -129,18 +131,16 @@ function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
     send(frame, taken) {
       const { data, binary } = frame;
       if (!frame.now) cork();
-      if (frame.shared && !taken) {
-        // Made once, written to every socket; without compression ws keeps nothing back that this could overtake. What is
-        // corked already stays so, and keeps its order.
-        frame.wire ??= encode(data, binary);
-        if (ws.readyState === ws.OPEN) stream.write(frame.wire);
-        return;
-      }
+      if (ws.readyState !== ws.OPEN) return;
+      // One piece is one write; `ws` would write head and data apart. Without compression it keeps nothing back that this could
+      // overtake. What is corked already stays so, and keeps its order.
+      const wire = frame.wire ?? encode(data, binary);
+      if (frame.shared) frame.wire = wire;
       if (taken)
-        ws.send(data, { binary }, (error) => {
+        stream.write(wire, (error) => {
           if (!error) taken();
         });
-      else ws.send(data, { binary });
+      else stream.write(wire);
     },
     ping() {
       ws.ping();
@@ -162,18 +162,22 @@ function toSocket(ws: TellingSocket, stream: Duplex, pulse: Pulse): Socket {
 
 /** A whole unmasked frame (RFC 6455 section 5.2). */
 function encode(data: string | Buffer, binary: boolean): Buffer {
-  const size = Buffer.byteLength(data);
-  const head = Buffer.alloc(size < 126 ? 2 : size < 65_536 ? 4 : 10);
-  head[0] = binary ? 0x82 : 0x81;
-  if (head.length === 2) head[1] = size;
-  else if (head.length === 4) {
-    head[1] = 126;
-    head.writeUInt16BE(size, 2);
+  const size = typeof data === "string" ? Buffer.byteLength(data) : data.length;
+  const head = size < 126 ? 2 : size < 65_536 ? 4 : 10;
+  const frame = Buffer.allocUnsafe(head + size);
+  frame[0] = binary ? 0x82 : 0x81;
+  if (head === 2) frame[1] = size;
+  else if (head === 4) {
+    frame[1] = 126;
+    frame.writeUInt16BE(size, 2);
   } else {
-    head[1] = 127;
-    head.writeUIntBE(size, 4, 6);
+    frame[1] = 127;
+    frame.writeUInt32BE(0, 2);
+    frame.writeUInt32BE(size, 6);
   }
-  return Buffer.concat([head, Buffer.from(data)]);
+  if (typeof data === "string") frame.write(data, head, "utf8");
+  else data.copy(frame, head);
+  return frame;
 }
 
 /** A close reason has at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
@@ -193,7 +197,6 @@ export class BridgeServer {
   readonly #logger: Logger;
   readonly #http: Server;
   readonly #wss: SocketServer<typeof TellingSocket>;
-  readonly #live = new Set<Connection>();
   /** Sockets that take room: those between their upgrade request and the 101, and those that are open. */
   #taken = 0;
   /** Upgrades that wait for room. */
@@ -251,7 +254,7 @@ export class BridgeServer {
 
   /** Live sockets now. */
   get size(): number {
-    return this.#live.size;
+    return this.#deps.keeper.size;
   }
 
   async listen(): Promise<{ host: string; port: number }> {
@@ -316,7 +319,10 @@ export class BridgeServer {
       });
       const giveBack = () =>
         void this.#deps.registry
-          .release(admitted.connectionId, admitted.claim.epoch)
+          .release(admitted.connectionId, {
+            epoch: admitted.claim.epoch,
+            owner: this.#deps.instance,
+          })
           .catch(() => undefined);
       stream.once("close", leave);
       if (stream.destroyed) {
@@ -378,9 +384,9 @@ export class BridgeServer {
     const connection = new Connection(
       this.#deps,
       admitted,
-      toSocket(ws, stream, this.#deps.pulse),
+      toSocket(ws, stream, this.#deps.lease),
     );
-    this.#live.add(connection);
+    this.#deps.keeper.keep(connection);
     ws.on("message", (data, binary) =>
       connection.onMessage(toBuffer(data), binary),
     );
@@ -396,7 +402,6 @@ export class BridgeServer {
       clearTimeout(rotation);
       void connection.onClose(code);
     });
-    void connection.closed.then(() => this.#live.delete(connection));
     const { executionMs, drainMs } = this.#deps.config;
     const rotation =
       executionMs > 0
@@ -451,7 +456,7 @@ export class BridgeServer {
   drain(): Promise<void> {
     this.#draining ??= (async () => {
       const { drainRate, drainMs } = this.#deps.config;
-      const all = [...this.#live];
+      const all = [...this.#deps.keeper.connections];
       const plan = planDrain(all.length, {
         ratePerSecond: drainRate,
         withinMs: drainMs,
@@ -485,12 +490,15 @@ export class BridgeServer {
 
   /** Ends what a drain left and stops listening. */
   async close(): Promise<void> {
-    for (const connection of this.#live) connection.terminate();
+    for (const connection of this.#deps.keeper.connections)
+      connection.terminate();
     this.#http.closeAllConnections();
     await new Promise<void>((resolve) => {
       this.#http.close(() => resolve());
     });
-    await Promise.all([...this.#live].map((connection) => connection.closed));
+    await Promise.all(
+      [...this.#deps.keeper.connections].map((connection) => connection.closed),
+    );
   }
 }
 

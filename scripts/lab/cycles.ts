@@ -5,11 +5,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 
-import { connectionKeys, queueKeys } from "../../shared/keys.js";
-import { parseConfig } from "../../shared/config.js";
+import { connectionKeys, keys, queueKeys } from "../../shared/keys.js";
+import { parseConfig, type Config } from "../../shared/config.js";
 import { newScheduledId } from "../../shared/ids.js";
 import type { Append } from "../../shared/log.js";
 import { createLogger } from "../../shared/logging.js";
+import { Registry } from "../../shared/registry.js";
 import { openStores, type Stores } from "../../shared/stores.js";
 import { until } from "./until.js";
 
@@ -56,6 +57,9 @@ export interface CycleFindings {
   seconds: number;
 }
 
+/** The instance of the sessions that end by a word. */
+const owner = "cycles";
+
 /** How long the last windows may take, in ms: they are short, the sweep of many sessions takes its time. */
 const patienceMs = 600_000;
 
@@ -77,7 +81,8 @@ export async function runCycles(
   );
   try {
     await until(() => stores.redis.ready().then(() => true));
-    const lab = new Lab(stores);
+    await stores.queues.startDeliver(owner, () => Promise.resolve());
+    const lab = new Lab(stores, config);
     await lab.run(warmUp, lanes);
     await stores.redis.command("MEMORY", "PURGE");
     const keysBefore = await lab.keys();
@@ -109,13 +114,15 @@ export async function runCycles(
 
 class Lab {
   readonly #stores: Stores;
+  readonly #config: Config;
   /** By session: `disconnected` events seen. */
   readonly ends = new Map<string, number>();
   peak = 0;
   #position = 0;
 
-  constructor(stores: Stores) {
+  constructor(stores: Stores, config: Config) {
     this.#stores = stores;
+    this.#config = config;
   }
 
   forget(): void {
@@ -124,7 +131,14 @@ class Lab {
   }
 
   async keys(): Promise<number> {
-    return Number(await this.#stores.redis.command("DBSIZE"));
+    const { redis } = this.#stores;
+    // BullMQ's own few keys of our queue come and go.
+    const own = queueKeys(keys.deliverQueue(owner));
+    const [all, ours] = await Promise.all([
+      redis.command("DBSIZE"),
+      redis.command("EXISTS", ...own),
+    ]);
+    return Number(all) - Number(ours);
   }
 
   async memory(): Promise<number> {
@@ -137,10 +151,10 @@ class Lab {
     const { redis } = this.#stores;
     const found: string[] = [];
     for (const id of this.ends.keys()) {
-      const keys = [...connectionKeys(id), ...queueKeys(id)];
+      const all = connectionKeys(id);
       // One slot, one question.
-      if (Number(await redis.command("EXISTS", ...keys)) > 0)
-        found.push(`${id}: one of ${keys.join(" ")}`);
+      if (Number(await redis.command("EXISTS", ...all)) > 0)
+        found.push(`${id}: one of ${all.join(" ")}`);
       if (found.length > 20) break;
     }
     return found;
@@ -181,8 +195,9 @@ class Lab {
   }
 
   async #sweep(): Promise<void> {
-    const { registry, remove } = this.#stores;
-    await registry.sweep(remove);
+    const { registry, sweeping } = this.#stores;
+    await registry.live(owner);
+    await registry.sweep(sweeping);
     this.peak = Math.max(this.peak, await this.memory());
   }
 
@@ -191,7 +206,9 @@ class Lab {
     const { redis, events } = this.#stores;
     await events.tidy();
     const counts = await Promise.all([
-      redis.command("ZCARD", "bridge:due"),
+      redis.command("ZCARD", keys.due),
+      // The last one is ours.
+      redis.command("ZCOUNT", keys.instances, "-inf", Date.now() - 1),
       redis.command("XLEN", "bridge:{events}:stream"),
       redis.command("ZCARD", "bridge:{events}:identities"),
       redis.command("ZCARD", "bull:{schedule}:delayed"),
@@ -215,7 +232,14 @@ class Lab {
 
   /** A session, ended in one of four ways. */
   async #session(nth: number): Promise<void> {
-    const { registry, log, queues } = this.#stores;
+    const { log, queues, redis, events } = this.#stores;
+    // Every fourth is of an instance of its own, which freezes or dies: nobody says anything.
+    const dies = nth % 4 === 3;
+    const instance = dies ? `dies${nth}` : owner;
+    const registry = dies
+      ? new Registry(redis, this.#config, events)
+      : this.#stores.registry;
+    if (dies) await registry.live(instance);
     const { connectionId } = await registry.prepare({ userId: `u${nth}` });
     this.ends.set(connectionId, 0);
     const push: Append = {
@@ -231,11 +255,11 @@ class Lab {
       idempotency: { key: "once", fingerprint: "f", busyMs: 0 },
     });
     const { epoch, cur } = await registry.claim(connectionId, {
-      owner: "cycles",
+      owner: instance,
       protocol: "bridge.v1.json",
     });
-    const { jobEpoch } = await log.append(push);
-    if (jobEpoch > 0) await queues.wake(connectionId, jobEpoch);
+    const { unheard } = await log.append(push);
+    if (unheard) await queues.wake(connectionId, unheard);
     const page = await log.read(connectionId, epoch, cur);
     const last = page.kind === "rows" ? page.rows.at(-1) : undefined;
     if (last)
@@ -254,18 +278,20 @@ class Lab {
     if (nth % 4 === 0)
       await registry.end(connectionId, {
         epoch,
+        owner: instance,
         reason: "client_closed",
         code: 1000,
         words: "closed by the client",
       });
-    else if (nth % 4 === 1)
+    else if (nth % 4 === 1) {
       await registry.end(connectionId, {
         reason: "closed_by_backend",
         code: 4510,
         words: "closed by the backend",
       });
-    else if (nth % 4 === 2) await registry.release(connectionId, epoch);
-    // Else its instance has frozen or died: nobody says anything.
+      await registry.abandon(connectionId, instance);
+    } else if (nth % 4 === 2)
+      await registry.release(connectionId, { epoch, owner: instance });
   }
 }
 
