@@ -1,5 +1,5 @@
 /** The house rules of the source tree, as sentences that fail when they stop being true. */
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import t from "tap";
 import ts from "typescript";
@@ -75,6 +75,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "close-codes.ts",
       "deadlines.ts",
       "full.ts",
+      "hmac-tokens.ts",
       "ids.ts",
       "keys.ts",
       "logging.ts",
@@ -86,7 +87,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "webhook-settings.ts",
     ],
     ["redis.ts"],
-    ["lane-scripts.ts"],
+    ["lane-scripts.ts", "many.ts"],
     ["events.ts"],
     ["event-feed.ts", "lanes.ts", "outbox.ts"],
     [
@@ -95,14 +96,14 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "log-scripts.ts",
       "redis-memory.ts",
       "replies.ts",
-      "registry-scripts.ts",
       "replication.ts",
       "tokens.ts",
       "user-scripts.ts",
     ],
-    ["fanout-scripts.ts"],
-    ["fanout.ts"],
-    ["log.ts", "poison.ts", "registry.ts"],
+    ["fanout-scripts.ts", "registry-scripts.ts"],
+    ["directory-scripts.ts", "fanout.ts"],
+    ["directory.ts", "log.ts", "poison.ts"],
+    ["registry.ts"],
     ["gathering.ts", "group-receipts.ts", "membership.ts", "queue.ts"],
     ["users.ts", "webhook-queue.ts"],
     ["receipts.ts"],
@@ -230,3 +231,46 @@ void t.test(
     t.end();
   },
 );
+
+void t.test(
+  "every delivery rule that is cited has its place in the book",
+  (t) => {
+    const book = readFileSync("docs/delivery.md", "utf8");
+    const known = new Set(
+      [...book.matchAll(/^### Rule (\d+)/gm)].map(([, number]) => number),
+    );
+    t.ok(known.size >= 16);
+    const citing = [
+      ...sources.keys(),
+      ...filesOf("test"),
+      ...["README.md", "PROTOCOL.md"],
+      ...readdirSync("docs").map((name) => join("docs", name)),
+    ];
+    for (const file of citing)
+      for (const [cited] of readFileSync(file, "utf8").matchAll(
+        /\brules? \d+(?:(?:, | and )\d+)*/gi,
+      ))
+        for (const [number] of cited.matchAll(/\d+/g))
+          t.ok(known.has(number), `${file} cites ${cited}`);
+    t.end();
+  },
+);
+
+void t.test("what the documents name exists", (t) => {
+  const documents = [
+    ...["README.md", "PROTOCOL.md", "CHANGELOG.md"],
+    ...readdirSync("docs").map((name) => join("docs", name)),
+  ];
+  for (const document of documents) {
+    const text = readFileSync(document, "utf8");
+    for (const [, link = ""] of text.matchAll(/\]\(([^)#\s]+)[^)]*\)/g))
+      if (!/^\w+:/.test(link))
+        t.ok(existsSync(join(dirname(document), link)), `${document}: ${link}`);
+  }
+  const book = readFileSync("docs/delivery.md", "utf8");
+  for (const [, file = ""] of book.matchAll(
+    /`((?:shared|ws-fn|http-fn|test)\/[\w./-]+)`/g,
+  ))
+    t.ok(existsSync(file), `docs/delivery.md: ${file}`);
+  t.end();
+});

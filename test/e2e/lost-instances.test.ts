@@ -75,12 +75,17 @@ t.test("every connection of a lost instance ends once", async (t) => {
     (await there("&lastEventId=0&type=disconnected")).map(
       ({ subject, data }) => ({ subject, ...(data as DisconnectedData) }),
     );
-  /** When these end, by the leases that they have. */
+  /** When these end, by the leases of their processes. */
   const lostAt = async (ids: string[]) =>
     new Map(
       await Promise.all(
         ids.map(async (id) => {
-          const lease = await redis.cli("HGET", `bridge:{${id}}:conn`, "lease");
+          const owner = await redis.cli("HGET", `bridge:{${id}}:conn`, "owner");
+          const lease = await redis.cli(
+            "ZSCORE",
+            "bridge:{g:$all}:instances",
+            String(owner),
+          );
           return [id, Number(lease) + RESUME_MS] as const;
         }),
       ),

@@ -19,6 +19,7 @@ import {
 import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import { singleRedis, type TestRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
+import { holdAllScript, liveScript } from "../../shared/directory-scripts.js";
 import { drains } from "../../shared/full.js";
 import type { Fanout } from "../../shared/fanout.js";
 import {
@@ -28,8 +29,9 @@ import {
   sentScript,
 } from "../../shared/fanout-scripts.js";
 import { newScheduledId } from "../../shared/ids.js";
+import { keys } from "../../shared/keys.js";
 import { readScript, reportScript } from "../../shared/log-scripts.js";
-import { placeScript, renewScript } from "../../shared/registry-scripts.js";
+import { restoreScript } from "../../shared/registry-scripts.js";
 import { changed, prepare, push, startWorld } from "../fixtures/world.js";
 
 const run = promisify(execFile);
@@ -323,10 +325,11 @@ t.test("a full Redis", async (t) => {
     );
     await until(
       async () => {
-        const key = `bridge:{${connectionId}}:conn`;
-        return (
-          Number(await redis.cli("HGET", key, "lease")) > since + leaseMs * 3
+        const owner = String(
+          await redis.cli("HGET", `bridge:{${connectionId}}:conn`, "owner"),
         );
+        const lease = await redis.cli("ZSCORE", keys.instances, owner);
+        return Number(lease) > since + leaseMs * 3;
       },
       { ms: 20_000, every: 50, message: "leases are renewed" },
     );
@@ -352,11 +355,13 @@ t.test("a full Redis", async (t) => {
   await t.test("without its first line, no script drains", async (t) => {
     const whole = await startWorld(t, redis.url);
     const line = drains();
-    const place = "redis.call('ZREM', KEYS[1], '')";
+    const none = "redis.call('ZREM', KEYS[1], '')";
+    const flag = "redis.call('HDEL', KEYS[1], 'flag')";
     for (const [script, from] of [
-      [placeScript, place],
-      [renewScript, line],
-      [readScript, line],
+      [liveScript, none],
+      [holdAllScript, line],
+      [restoreScript, line],
+      [readScript, flag],
       [reportScript, line],
     ] as const) {
       const world = await startWorld(t, redis.url, {
@@ -369,11 +374,12 @@ t.test("a full Redis", async (t) => {
       const drain = async (of: typeof world) => {
         const owner = { owner: "a", protocol: "raw" } as const;
         const by = (name: string) => (script.name === name ? of : whole);
-        const claim = await by("bridgePlace").registry.claim(id, owner);
+        await by("bridgeLive").registry.live("a");
+        const claim = await by("bridgeHoldAll").registry.claim(id, owner);
         const { epoch, identity } = claim;
-        const renewal = { ...owner, epoch, identity, cur: 0, expire: false };
-        await by("bridgeRenew").registry.renew(id, renewal);
-        await by("bridgeRead").log.read(id, epoch, 0, "begin");
+        const mine = { ...owner, epoch, identity, cur: 0, upkeep: true };
+        await by("bridgeRestore").registry.confirm(id, mine);
+        await by("bridgeRead").log.read(id, epoch, 0);
         await by("bridgeReport").log.report(id, epoch, {
           ackedBy: "client",
           sent: [{ seq, atMs: Date.now() }],

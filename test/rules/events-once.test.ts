@@ -71,13 +71,19 @@ t.test("whoever tells may die in between", async (t) => {
   });
 
   await t.test("before it clears the mark", async (t) => {
-    const forgetful = [
-      changed(clearMarksScript, "redis.call('HDEL'", "tostring("),
-    ];
-    const dies = await startWorld(t, url, { scripts: forgetful });
+    const dies = new Registry(
+      altered(world.redis, {
+        command: (...call) =>
+          call[0] === "HDEL" ? dead() : world.redis.command(...call),
+        run: (...call) =>
+          call[0] === clearMarksScript ? dead() : world.redis.run(...call),
+      }),
+      world.windows,
+      world.events,
+    );
     const run = async (finder: World) => {
       const id = await opened(world);
-      await dies.registry.end(id, byBackend);
+      await dies.end(id, byBackend);
       t.same(await types(world, id), ["connected", "disconnected"]);
       await look(finder, id);
       await look(world, id);
@@ -128,17 +134,24 @@ t.test("whoever tells may die in between", async (t) => {
 
   await t.test("four at once", async (t) => {
     const worlds = await Promise.all(
-      [1, 2, 3].map(() => startWorld(t, url, { leaseMs: 1, resumeMs: 1 })),
+      [1, 2, 3].map(() =>
+        startWorld(t, url, { leaseMs: 1, resumeMs: 1, keeps: false }),
+      ),
     );
+    const [dying] = worlds;
+    const owner = dying?.instance ?? "";
     const ids = await Promise.all(
       Array.from({ length: 40 }, async () => {
         const id = await prepare(world);
-        await worlds[0]?.registry.claim(id, client);
+        await dying?.registry.claim(id, { ...client, owner });
         return id;
       }),
     );
+    await dying?.registry.live(owner);
     await until(async () => {
-      await Promise.all(worlds.map((each) => look(each, ...ids)));
+      await Promise.all(
+        worlds.map((each) => each.registry.sweep(each.sweeping)),
+      );
       return (await eventsOf(world, ...ids)).length >= 80;
     }, patience);
     const all = await eventsOf(world, ...ids);
@@ -172,7 +185,7 @@ t.test("what is told of a connection", async (t) => {
   await t.test("once opened, however many sockets it has", async (t) => {
     const id = await opened(world);
     const { epoch } = await registry.claim(id, client);
-    await registry.release(id, epoch);
+    await registry.release(id, { epoch, owner: client.owner });
     const again = await registry.claim(id, client);
     await registry.end(id, {
       epoch: again.epoch,

@@ -8,6 +8,7 @@ import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
+  altered,
   changed,
   connect,
   patience,
@@ -30,7 +31,8 @@ class StoppedPulse extends Pulse {
 
 const unfencedReport = changed(
   reportScript,
-  "if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return 'fenced' end",
+  "if c[1] ~= ARGV[1] then",
+  "if false then",
 );
 const unfencedRead = changed(
   readScript,
@@ -61,34 +63,37 @@ t.test("a former owner's trim takes messages from the new one", async (t) => {
   t.equal(await trimLate(t, true), 2, "with it: both are there");
 });
 
-/** A newer owner, then the former one begins a run. Whether the next push still asks for a job of the new owner. */
-async function flagLate(t: Scope, guarded: boolean) {
+/** A newer owner, then the former one reads. Whether it is told that the connection is not its any more. */
+async function readLate(t: Scope, guarded: boolean) {
   const world = await startWorld(t, redis.url, {
     scripts: guarded ? [] : [unfencedRead],
   });
   const id = await prepare(world);
+  await pushAll(world, id, "theirs");
   const { epoch } = await world.registry.claim(id, bridge);
-  const next = await world.registry.claim(id, bridge);
-  await world.log.read(id, epoch, 0, "begin");
-  const { jobEpoch } = await world.log.append(push(id, "x"));
-  return jobEpoch === next.epoch;
+  await world.registry.claim(id, bridge);
+  return (await world.log.read(id, epoch, 0)).kind;
 }
 
-t.test("a former owner's flag keeps jobs from the new one", async (t) => {
-  t.equal(await flagLate(t, false), false, "without the epoch: no job");
-  t.equal(await flagLate(t, true), true, "with it: a job");
+t.test("a former owner's read is given messages of the new one", async (t) => {
+  t.equal(await readLate(t, false), "rows", "without the epoch: it has them");
+  t.equal(await readLate(t, true), "fenced", "with it: it is over");
 });
 
 /**
  * An owner is stopped; another takes over while the word of it is lost; the first runs again and finds in its socket a
  * bell from before. What it then writes.
  */
-async function writeLate(t: Scope, lease: Lease, stop: () => void) {
+async function writeLate(
+  t: Scope,
+  own: (ask: () => Promise<boolean>) => Lease,
+  stop: () => void,
+) {
   const world = await startWorld(t, redis.url);
+  const lease = own(() => world.registry.live(world.instance));
   const other = await startWorld(t, redis.url);
   const id = await prepare(world);
-  const first = await connect(t, world, id, { lease });
-  // No job, so that no run asks Redis by itself.
+  const first = await connect(t, world, id, { deps: { lease } });
   await world.log.append(push(id, "before"));
   await first.receives("before");
   const channel = `${channels.bell(id)}${first.epoch}`;
@@ -113,56 +118,73 @@ t.test("a stale frame is written to an abandoned socket", async (t) => {
     override get holds(): boolean {
       return true;
     }
+    override get doubt(): number {
+      return 1;
+    }
   }
   const pulse = new StoppedPulse();
   t.teardown(() => pulse.close());
   const without = await writeLate(
     t,
-    new Careless(pulse, 60_000),
+    (ask) => new Careless(pulse, 60_000, ask),
     () => undefined,
   );
   t.same(without.messages, ["before", "stale"], "nobody asks the lease");
 
-  const paused = await writeLate(t, new Lease(pulse, 60_000), () => {
-    pulse.stops += 1;
-  });
+  const paused = await writeLate(
+    t,
+    (ask) => new Lease(pulse, 60_000, ask),
+    () => {
+      pulse.stops += 1;
+    },
+  );
   t.same(paused.messages, ["before"], "it was stopped: it asks Redis first");
   t.equal(paused.closedWith?.code, 4509);
 
-  class Ending extends Lease {
-    over = false;
-    override get holds(): boolean {
-      return !this.over && super.holds;
-    }
-  }
-  const lease = new Ending(pulse, 60_000);
-  const over = await writeLate(t, lease, () => {
-    lease.over = true;
+  // Its lease runs out, is renewed, and runs again: what was confirmed before counts no more all the same.
+  const now = performance.now.bind(performance);
+  let lateMs = 0;
+  performance.now = () => now() + lateMs;
+  t.teardown(() => {
+    performance.now = now;
   });
+  const over = await writeLate(
+    t,
+    (ask) => new Lease(pulse, 60_000, ask),
+    () => {
+      lateMs = 60_000;
+    },
+  );
   t.same(over.messages, ["before"], "its lease is over: it asks Redis first");
   t.equal(over.closedWith?.code, 4509);
 });
 
 t.test("who was stopped since its claim says welcome first", async (t) => {
-  class Stopped extends Lease {
-    asked = 0;
-    override renewal() {
-      this.asked += 1;
-      return super.renewal();
-    }
-    override get holds(): boolean {
-      return this.asked > 1 && super.holds;
-    }
-  }
   const pulse = new StoppedPulse();
   t.teardown(() => pulse.close());
   const world = await startWorld(t, redis.url);
   const id = await prepare(world);
   await pushAll(world, id, "1");
-  const lease = new Stopped(pulse, 60_000);
-  const client = await connect(t, world, id, { lease });
+  const lease = new Lease(pulse, 60_000, () =>
+    world.registry.live(world.instance),
+  );
+  let asked = 0;
+  const registry = altered(world.registry, {
+    claim: async (...call) => {
+      const claim = await world.registry.claim(...call);
+      pulse.stops += 1;
+      return claim;
+    },
+    confirm: (...call) => {
+      asked += 1;
+      return world.registry.confirm(...call);
+    },
+  });
+  const client = await connect(t, { ...world, registry }, id, {
+    deps: { lease, registry },
+  });
   await client.receives("1");
-  t.equal(lease.asked, 2, "it asked Redis");
+  t.equal(asked, 1, "it asked Redis");
   t.equal(client.socket.said[0]?.["type"], "welcome");
 });
 
@@ -188,7 +210,7 @@ t.test("a former owner hears of the takeover on its own bell", async (t) => {
   t.same(messages, []);
 });
 
-t.test("an owner whose registration lapsed renews, and stays", async (t) => {
+t.test("an owner whose connection was taken for lost keeps it", async (t) => {
   const world = await startWorld(t, redis.url);
   const other = await startWorld(t, redis.url);
   const id = await prepare(world);

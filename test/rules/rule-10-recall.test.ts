@@ -111,7 +111,7 @@ async function recallGiven(t: Scope, guarded: boolean) {
   const messageId = await append(world, id, "1");
   const { epoch } = await world.registry.claim(id, raw);
   const page = await world.log.read(id, epoch, 0);
-  await world.registry.release(id, epoch);
+  await world.registry.release(id, { epoch, owner: "test" });
   return {
     given: page.kind === "rows" && page.rows.length === 1,
     word: await world.log.recall(id, seqOf(messageId)),
@@ -128,7 +128,7 @@ t.test("above what the last owner was given it goes", async (t) => {
   const world = await startWorld(t, redis.url);
   const id = await prepare(world);
   const { epoch } = await world.registry.claim(id, raw);
-  await world.registry.release(id, epoch);
+  await world.registry.release(id, { epoch, owner: "test" });
   const messageId = await append(world, id, "1");
   t.match(await bridge(t).recall(messageId), { status: "recalled" });
   const next = await world.registry.claim(id, raw);

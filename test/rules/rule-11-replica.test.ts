@@ -101,7 +101,7 @@ t.test("a push that only the former master has", async (t) => {
 
 t.test("many pushes share one WAIT", async (t) => {
   const { master, replica } = await replicatedRedis(t);
-  const world = await startWorld(t, master.url);
+  const world = await startWorld(t, master.url, { keeps: false });
   const { replication } = world;
   const ids = await Promise.all(
     Array.from({ length: 10 }, () => prepare(world)),

@@ -1,7 +1,8 @@
-/** Delivery rule 13: a connection that ended leaves nothing once its windows are over, its queue included. */
+/** Delivery rule 13: a connection that ended leaves nothing once its windows are over, and a dead process no queue. */
 import t from "tap";
 import { endScript } from "../../shared/registry-scripts.js";
-import { singleRedis } from "../../scripts/lab/redis.js";
+import { keys as names } from "../../shared/keys.js";
+import { singleRedis, type TestRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
@@ -10,6 +11,7 @@ import {
   prepare,
   pushAll,
   startWorld,
+  takeJobs,
 } from "../fixtures/world.js";
 
 /** Adds under way when a connection ended are waited for, 5 s; and 500 connections have to be looked at. */
@@ -19,11 +21,11 @@ const longPatience = { ms: 45_000, every: 200 };
 async function residue(t: Scope, guarded: boolean, connections: number) {
   const redis = await singleRedis(t);
   const world = await startWorld(t, redis.url, {
+    resumeMs: 300,
     endedMs: 100,
     receiptMs: 100,
     idempotencyMs: 100,
-    lingerMs: 5,
-    scripts: guarded ? [] : [changed(endScript, "expire(1, 7, keep)")],
+    scripts: guarded ? [] : [changed(endScript, "expire(4, 6, keep)")],
   });
   const one = async (n: number) => {
     const id = await prepare(world);
@@ -32,13 +34,8 @@ async function residue(t: Scope, guarded: boolean, connections: number) {
     await pushAll(world, id, "1", "2");
     await client.receives("early", "1", "2");
     client.ack();
-    // Half of them with their run under way.
-    if (n % 2 === 0)
-      await until(
-        async () => (await redis.cli("LLEN", `bull:{${id}}:active`)) === 0,
-        longPatience,
-      );
-    await client.connection.onClose(1000);
+    // Half of them wait for their client until that is over.
+    await client.connection.onClose(n % 2 === 0 ? 1000 : 1006);
   };
   for (let from = 0; from < connections; from += 20)
     await Promise.all(
@@ -46,18 +43,27 @@ async function residue(t: Scope, guarded: boolean, connections: number) {
         one(from + n),
       ),
     );
-  const remove = guarded
-    ? (id: string) => world.queues.remove(id)
-    : () => Promise.resolve();
   await until(async () => {
-    if (guarded) await world.registry.sweep(remove);
-    else await redis.cli("DEL", "bridge:due", "bridge:connections");
-    return (await redis.cli("ZCARD", "bridge:due")) === 0;
+    await world.registry.sweep(world.sweeping);
+    return (await redis.cli("ZCARD", names.due)) === 0;
   }, longPatience);
+  const base = [
+    "bridge:token-secret",
+    "bridge:{g:$all}:meta",
+    "bridge:{g:$all}:instances",
+  ];
+  // What is kept for a receipt goes a moment after its connection.
+  if (guarded)
+    await until(async () => {
+      const { length } = await left(redis, base);
+      return length === 0;
+    }, longPatience).catch(() => undefined);
+  return left(redis, base);
+}
+
+/** The stream of events is nobody's own: bounded by count and age (test/shared/events.test.ts). */
+async function left(redis: TestRedis, base: readonly string[]) {
   const keys = (await redis.cli("KEYS", "*")) as string[];
-  // The stream of events is nobody's own: bounded by count and age (test/shared/events.test.ts). What is known of
-  // everybody's group is nobody's residue either, and goes when nobody has been here for a while.
-  const base = ["bridge:token-secret", "bridge:{g:$all}:meta"];
   return keys.filter((key) => !base.includes(key) && !key.includes("{events}"));
 }
 
@@ -70,28 +76,33 @@ t.test("connections that got mail and ended", async (t) => {
   );
 });
 
-t.test("the queue of a live connection does not grow", async (t) => {
+t.test("the queue of a process", async (t) => {
   const redis = await singleRedis(t);
-  const world = await startWorld(t, redis.url, { lingerMs: 1 });
-  const id = await prepare(world);
-  const client = await connect(t, world, id);
-  const all: string[] = [];
-  for (let n = 0; n < 30; n += 1) {
-    all.push(`${n}`);
-    await pushAll(world, id, `${n}`);
-    await client.receives(...all);
-    await until(
-      async () => (await redis.cli("LLEN", `bull:{${id}}:active`)) === 0,
-      longPatience,
-    );
-  }
-  t.ok(Number(await redis.cli("XLEN", `bull:{${id}}:events`)) <= 100);
-  // The bell brings a message before its job is added: the last job may still come, run and go.
-  await until(
-    async () => {
-      const keys = (await redis.cli("KEYS", `bull:{${id}}:*`)) as string[];
-      return !keys.some((key) => /:\d+$/.test(key));
-    },
-    { ...longPatience, message: "no job is kept" },
+  const world = await startWorld(t, redis.url);
+  await takeJobs(world);
+  const queue = () =>
+    redis.cli("KEYS", `bull:{i-${world.instance}}:*`) as Promise<string[]>;
+  for (let n = 0; n < 30; n += 1)
+    await world.queues.wake(`c${n}`, { instance: world.instance, epoch: 1 });
+  await until(async () => !(await queue()).some((key) => /:\d+$/.test(key)), {
+    ...longPatience,
+    message: "no job is kept",
+  });
+  t.ok(
+    Number(await redis.cli("XLEN", `bull:{i-${world.instance}}:events`)) <= 100,
   );
+
+  // Its process dies, and a job is added all the same.
+  const dead = await startWorld(t, redis.url, { leaseMs: 50, keeps: false });
+  await world.queues.wake("c", { instance: dead.instance, epoch: 1 });
+  const left = () =>
+    redis.cli("KEYS", `bull:{i-${dead.instance}}:*`) as Promise<string[]>;
+  t.ok((await left()).length > 0);
+  for (const key of await left())
+    t.ok(Number(await redis.cli("PTTL", key)) > 0, `${key} expires`);
+  await until(async () => {
+    await world.registry.sweep(world.sweeping);
+    return (await left()).length === 0;
+  }, longPatience);
+  t.pass("whoever sweeps takes it away");
 });

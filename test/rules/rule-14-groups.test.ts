@@ -56,7 +56,6 @@ async function start(
     redis: { subscriptions: deaf },
     logger: world.deps.logger,
     leaseMs,
-    resumeMs: 60_000,
   });
   t.teardown(() => feeds.close());
   const say = (...texts: string[]) => publish(world, group, texts);

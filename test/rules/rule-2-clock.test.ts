@@ -90,7 +90,7 @@ async function forget(t: Scope, guarded: boolean) {
   let renewals = 0;
   const registry = new Proxy(world.registry, {
     get(target, name) {
-      if (name === "renew") renewals += 1;
+      if (name === "confirm") renewals += 1;
       const value: unknown = Reflect.get(target, name, target);
       return typeof value === "function"
         ? (value.bind(target) as unknown)

@@ -1,12 +1,10 @@
-/** Delivery rule 5: any bell makes the owner read, a cut line is made good, and a job's bell comes after its job. */
+/** Delivery rule 5: any bell makes the owner read, and a cut line is made good. */
 import { once } from "node:events";
 import t from "tap";
-import { channels } from "../../shared/keys.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
-  altered,
   connect,
   patience,
   prepare,
@@ -23,11 +21,9 @@ async function cut(t: Scope, guarded: boolean) {
   const pusher = await startWorld(t, redis.url);
   const id = await prepare(world);
   const { subscriptions } = world.redis;
-  const unaware = altered(world.redis, {
-    subscriptions: altered(subscriptions, { on: () => subscriptions }),
-  });
-  const deps = guarded ? {} : { redis: unaware };
-  const client = await connect(t, world, id, { deps });
+  // Its keeper is who hears that the line was cut.
+  if (!guarded) world.keeper.close();
+  const client = await connect(t, world, id);
   const sent: string[] = [];
   await until(async () => {
     await redis.cli("CLIENT", "KILL", "TYPE", "pubsub");
@@ -50,50 +46,6 @@ t.test("a push while the subscriber was cut off", async (t) => {
   const { messages, sent } = await cut(t, true);
   t.same(messages, sent, "is read when the line is back");
 });
-
-t.test("a job's bell rings when the job is there", async (t) => {
-  const world = await startWorld(t, redis.url);
-  const id = await prepare(world);
-  const { epoch } = await world.registry.claim(id, {
-    owner: "test",
-    protocol: "raw",
-  });
-  const jobs: Promise<unknown>[] = [];
-  await world.redis.subscriptions.subscribe(
-    `${channels.bell(id)}${epoch}`,
-    () => jobs.push(redis.cli("LLEN", `bull:{${id}}:wait`)),
-  );
-  // The first add of a script cache that was just flushed goes out twice.
-  for (let n = 1; n <= 20; n += 1) {
-    await redis.cli("SCRIPT", "FLUSH");
-    await world.queues.wake(id, epoch);
-    await until(() => jobs.length === n, patience);
-    t.equal(await jobs[n - 1], n);
-  }
-});
-
-t.test(
-  "a wake-up that cannot be stored rings nobody and throws nothing",
-  async (t) => {
-    const world = await startWorld(t, redis.url);
-    const id = await prepare(world);
-    const { epoch } = await world.registry.claim(id, {
-      owner: "test",
-      protocol: "raw",
-    });
-    const heard: string[] = [];
-    await world.redis.subscriptions.subscribe(
-      `${channels.bell(id)}${epoch}`,
-      (payload) => heard.push(String(payload)),
-    );
-    await redis.cli("SET", `bull:{${id}}:wait`, "no list");
-    await world.queues.wake(id, epoch);
-    await redis.cli("DEL", `bull:{${id}}:wait`);
-    await world.redis.publish(`${channels.bell(id)}${epoch}`, "last");
-    await until(() => heard.includes("last"), patience);
-    t.same(heard, ["last"]);
-  },
-);
 
 t.test("a line that is open and deaf is given up", async (t) => {
   const world = await startWorld(t, redis.url);

@@ -11,7 +11,6 @@ import {
   patience,
   prepare,
   push,
-  pushAll,
   startWorld,
   type World,
 } from "../fixtures/world.js";
@@ -30,23 +29,9 @@ async function later(world: World, id: string, text: string, ms: number) {
 const carry = (world: World) =>
   world.queues.startSchedule(async (message, scheduledId) => {
     const appended = await world.log.appendDue(message, scheduledId);
-    if (appended && appended.jobEpoch > 0)
-      await world.queues.wake(message.connectionId, appended.jobEpoch);
+    if (appended?.unheard)
+      await world.queues.wake(message.connectionId, appended.unheard);
   });
-
-t.test("a run of its connection does not hold it up", async (t) => {
-  const world = await startWorld(t, redis.url, { lingerMs: 3_600_000 });
-  await carry(world);
-  const id = await prepare(world);
-  const client = await connect(t, world, id);
-  await pushAll(world, id, "now");
-  await client.receives("now");
-  const active = () => redis.cli("LLEN", `bull:{${id}}:active`);
-  await until(async () => (await active()) === 1, patience);
-  await later(world, id, "later", 200);
-  await client.receives("now", "later");
-  t.equal(await active(), 1, "the run is still on");
-});
 
 t.test("it comes to an idle connection", async (t) => {
   const world = await startWorld(t, redis.url);

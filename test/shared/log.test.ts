@@ -1,7 +1,6 @@
-/** The log's contract, in memory and on every kind of Redis. */
+/** The log's contract, on every kind of Redis. */
 import t from "tap";
 import { logContract } from "../fixtures/contracts.js";
-import { memoryStores } from "../fixtures/memory.js";
 import {
   clusterRedis,
   sentinelRedis,
@@ -10,7 +9,6 @@ import {
 import { patience, push, redisStores, startWorld } from "../fixtures/world.js";
 import { until } from "../../scripts/lab/until.js";
 
-t.test("in memory", (t) => logContract(t, memoryStores()));
 t.test("on one Redis", async (t) =>
   logContract(t, redisStores((await singleRedis(t)).url)),
 );

@@ -1,7 +1,6 @@
-/** The registry's contract, in memory and on every kind of Redis. */
+/** The registry's contract, on every kind of Redis. */
 import t from "tap";
 import { registryContract } from "../fixtures/contracts.js";
-import { memoryStores } from "../fixtures/memory.js";
 import {
   clusterRedis,
   sentinelRedis,
@@ -9,7 +8,6 @@ import {
 } from "../../scripts/lab/redis.js";
 import { redisStores } from "../fixtures/world.js";
 
-t.test("in memory", (t) => registryContract(t, memoryStores()));
 t.test("on one Redis", async (t) =>
   registryContract(t, redisStores((await singleRedis(t)).url)),
 );

@@ -2,6 +2,7 @@
  * Pushes to users on a real Redis: to everybody who is there, to the first who comes, exactly once whoever dies in between.
  * For each guard a test that takes it out.
  */
+import { BridgeError } from "../../shared/errors.js";
 import t, { type Test } from "tap";
 import { parseMessageId, userTag } from "../../shared/ids.js";
 import { horizonMs, keys } from "../../shared/keys.js";
@@ -509,9 +510,21 @@ t.test(
     });
     const userId = someone();
     const id = await prepareFor(world, userId);
-    await world.registry.claim(id, { owner: "dead", protocol: "raw" });
-    const states = async () =>
-      (await world.registry.ofUser(userId, true)).map(({ state }) => state);
+    // A sweep that dies before it clears up: what it ends stays in the user's list.
+    const quiet = {
+      ...world.sweeping,
+      remove: () => Promise.reject(new BridgeError("internal")),
+    };
+    // Of a process that nobody hears of again.
+    const dead = await startWorld(t, url, { leaseMs: 400, keeps: false });
+    await dead.registry.claim(id, { owner: dead.instance, protocol: "raw" });
+    await dead.registry.live(dead.instance);
+    const states = async () => {
+      await world.registry.sweep(quiet).catch(() => undefined);
+      return (await world.registry.ofUser(userId, true)).map(
+        ({ state }) => state,
+      );
+    };
     t.same(await states(), ["open"]);
     await until(async () => (await states())[0] === "away", patience);
     await until(async () => (await states()).length === 0, patience);

@@ -30,13 +30,11 @@ async function listening(speakers: readonly Speaker[]) {
     },
     logger: undefined as never,
     leaseMs: 60_000,
-    resumeMs: 60_000,
   });
   const offered = speakers.map((): Frame[] => []);
   for (const [index, speaker] of speakers.entries()) {
     const member: FeedMember = {
       connectionId: `c${index}`,
-      held: true,
       moved: () => undefined,
       offer: (delivery) => {
         offered[index]?.push(...delivery.frames(speaker));

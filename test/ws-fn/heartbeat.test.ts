@@ -1,11 +1,11 @@
 /** The heartbeat: three questions that nobody answered, and the line is given up. */
 import t from "tap";
-import { startHeartbeat } from "../../ws-fn/heartbeat.js";
+import { Heartbeat } from "../../ws-fn/heartbeat.js";
 import { until } from "../../scripts/lab/until.js";
 
 t.test("silence ends it after three pings", async (t) => {
   const calls: string[] = [];
-  const heartbeat = startHeartbeat({
+  const heartbeat = new Heartbeat({
     everyMs: 1,
     ping: () => calls.push("ping"),
     terminate: () => calls.push("terminate"),
@@ -18,7 +18,7 @@ t.test("silence ends it after three pings", async (t) => {
 t.test("any sign of life counts from anew", async (t) => {
   let pings = 0;
   let ended = false;
-  const heartbeat = startHeartbeat({
+  const heartbeat = new Heartbeat({
     everyMs: 1,
     ping: () => {
       pings += 1;
@@ -33,4 +33,27 @@ t.test("any sign of life counts from anew", async (t) => {
   t.equal(ended, false);
   heartbeat.stop();
   heartbeat.stop();
+});
+
+t.test("many sockets are asked together", async (t) => {
+  let turn = 0;
+  const counting = setInterval(() => (turn += 1), 1);
+  t.teardown(() => clearInterval(counting));
+  const turns = new Set<number>();
+  let asked = 0;
+  const hearts = Array.from(
+    { length: 200 },
+    () =>
+      new Heartbeat({
+        everyMs: 400,
+        ping: () => {
+          asked += 1;
+          turns.add(turn);
+        },
+        terminate: () => undefined,
+      }),
+  );
+  await until(() => asked >= 200);
+  for (const heart of hearts) heart.stop();
+  t.ok(turns.size <= 3, `${turns.size} turns for 200 sockets`);
 });

@@ -25,25 +25,45 @@ function clocks(t: { teardown(undo: () => void): void }) {
   return at;
 }
 
-t.test("nothing is held before a renewal was answered", (t) => {
+/** A lease whose renewals are answered when the test says so. */
+function asked(pulse: Pulse, leaseMs: number) {
+  const answers: ((known: boolean) => void)[] = [];
+  const lease = new Lease(
+    pulse,
+    leaseMs,
+    () => new Promise((resolve) => answers.push(resolve)),
+  );
+  const answer = async (known = true) => {
+    answers.shift()?.(known);
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  return { lease, answer, answers };
+}
+
+t.test("nothing is held before a renewal was answered", async (t) => {
   const pulse = new Stopping();
   t.teardown(() => pulse.close());
-  const lease = new Lease(pulse, 1_000);
+  const { lease, answer, answers } = asked(pulse, 1_000);
   t.equal(lease.holds, false);
-  const confirmed = lease.renewal();
+  const renewing = lease.renew();
+  t.equal(lease.renew(), renewing, "who asks meanwhile gets the same answer");
+  t.equal(answers.length, 1);
   t.equal(lease.holds, false);
-  confirmed();
+  await answer();
+  await renewing;
   t.equal(lease.holds, true);
-  t.end();
+  await lease.ensure();
+  t.equal(answers.length, 0, "one that runs is not asked for");
 });
 
-t.test("it ends a tenth early, by either clock", (t) => {
+t.test("it ends a tenth early, by either clock", async (t) => {
   const pulse = new Stopping();
   const at = clocks(t);
   t.teardown(() => pulse.close());
-  const lease = new Lease(pulse, 1_000);
+  const { lease, answer } = asked(pulse, 1_000);
   const start = { ...at };
-  lease.renewal()();
+  void lease.renew();
+  await answer();
   for (const [wall, monotonic, holds] of [
     [899, 899, true],
     [900, 0, false],
@@ -58,39 +78,68 @@ t.test("it ends a tenth early, by either clock", (t) => {
       `${wall} ms by wall, ${monotonic} ms by the other`,
     );
   }
-  t.end();
 });
 
-t.test("it counts from before the renewal was sent", (t) => {
+t.test("it counts from before the renewal was sent", async (t) => {
   const pulse = new Stopping();
   const at = clocks(t);
   t.teardown(() => pulse.close());
-  const lease = new Lease(pulse, 1_000);
-  const confirmed = lease.renewal();
+  const { lease, answer } = asked(pulse, 1_000);
+  void lease.renew();
   at.wall += 800;
   at.monotonic += 800;
-  confirmed();
+  await answer();
   t.equal(lease.holds, true);
   at.wall += 100;
   at.monotonic += 100;
   t.equal(lease.holds, false);
-  t.end();
 });
 
-t.test("a pause ends it, also one while the renewal was under way", (t) => {
+t.test(
+  "a pause ends it, also one while the renewal was under way",
+  async (t) => {
+    const pulse = new Stopping();
+    t.teardown(() => pulse.close());
+    const { lease, answer } = asked(pulse, 60_000);
+    const renew = async (known?: boolean) => {
+      const renewing = lease.renew();
+      await answer(known);
+      await renewing;
+    };
+    await renew();
+    const before = lease.doubt;
+    pulse.stops += 1;
+    t.equal(lease.holds, false);
+    t.ok(lease.doubt > before, "what was confirmed before counts no more");
+    const renewing = lease.renew();
+    pulse.stops += 1;
+    await answer();
+    await renewing;
+    t.equal(lease.holds, false);
+    await renew();
+    t.equal(lease.holds, true);
+  },
+);
+
+t.test("a doubt is one until everything is confirmed anew", async (t) => {
   const pulse = new Stopping();
+  const at = clocks(t);
   t.teardown(() => pulse.close());
-  const lease = new Lease(pulse, 60_000);
-  lease.renewal()();
-  pulse.stops += 1;
-  t.equal(lease.holds, false);
-  const confirmed = lease.renewal();
-  pulse.stops += 1;
-  confirmed();
-  t.equal(lease.holds, false);
-  lease.renewal()();
-  t.equal(lease.holds, true);
-  t.end();
+  const { lease, answer } = asked(pulse, 1_000);
+  const renew = async (known?: boolean) => {
+    const renewing = lease.renew();
+    await answer(known);
+    await renewing;
+    return lease.doubt;
+  };
+  const first = await renew();
+  t.equal(await renew(), first, "renewed in time: nothing has changed");
+  const forgotten = await renew(false);
+  t.ok(forgotten > first, "Redis knew of no lease");
+  t.equal(lease.holds, true, "but it has one now");
+  at.wall += 2_000;
+  at.monotonic += 2_000;
+  t.ok((await renew()) > forgotten, "it had run out");
 });
 
 t.test("the pulse notices that nothing ran for a while", (t) => {
@@ -110,7 +159,7 @@ t.test("the pulse notices that nothing ran for a while", (t) => {
 });
 
 t.test("what is due in the same beat runs in one turn", async (t) => {
-  const beats = new Beats();
+  const beats = new Beats(50);
   const ran: { name: string; turn: number }[] = [];
   let turn = 0;
   const counting = setInterval(() => (turn += 1), 1);

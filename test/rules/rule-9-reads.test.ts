@@ -1,6 +1,5 @@
-/** Delivery rule 9: the end of a run takes only its own flag, reads what is left, all of it, and loses no bell. */
+/** Delivery rule 9: a read gives all there is, and loses no bell that comes meanwhile. */
 import t from "tap";
-import { readScript } from "../../shared/log-scripts.js";
 import type { Bell, Entry } from "../../shared/entry.js";
 import type { Page } from "../../shared/log.js";
 import { Delivery, type DeliveryPorts } from "../../ws-fn/delivery.js";
@@ -8,7 +7,6 @@ import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
-  changed,
   connect,
   patience,
   prepare,
@@ -17,44 +15,6 @@ import {
 } from "../fixtures/world.js";
 
 const redis = await singleRedis(t);
-const raw = { owner: "test", protocol: "raw" } as const;
-
-/** The new owner is in a run when that of the old one ends. Whether the flag is still up. */
-async function endLate(t: Scope, guarded: boolean) {
-  const unguarded = changed(
-    changed(
-      readScript,
-      "if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return {'fenced'} end",
-    ),
-    "ARGV[3] == 'end' and c[5] == ARGV[1]",
-    "ARGV[3] == 'end'",
-  );
-  const world = await startWorld(t, redis.url, {
-    scripts: guarded ? [] : [unguarded],
-  });
-  const id = await prepare(world);
-  const old = await world.registry.claim(id, raw);
-  const { epoch } = await world.registry.claim(id, raw);
-  await world.log.read(id, epoch, 0, "begin");
-  await world.log.read(id, old.epoch, 0, "end");
-  return (await world.log.append(push(id, "x"))).jobEpoch === 0;
-}
-
-t.test("the end of an old run", async (t) => {
-  t.equal(await endLate(t, false), false, "takes the flag of the new run");
-  t.equal(await endLate(t, true), true, "leaves it");
-});
-
-t.test("the end of a run returns what came before it", async (t) => {
-  const world = await startWorld(t, redis.url);
-  const id = await prepare(world);
-  const { epoch } = await world.registry.claim(id, raw);
-  await world.log.read(id, epoch, 0, "begin");
-  await world.log.append(push(id, "late"));
-  const page = await world.log.read(id, epoch, 0, "end");
-  t.match(page, { rows: [{ contentType: "text/plain" }] });
-});
-
 /** 1,200 messages wait; what a client gets of them. */
 async function many(t: Scope, guarded: boolean) {
   const world = await startWorld(t, redis.url);
