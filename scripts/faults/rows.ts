@@ -12,6 +12,7 @@ import { masterKilled, masterKilledWithLag } from "./rows/failover.js";
 import { absentAtStart, frozen } from "./rows/frozen.js";
 import {
   allCut,
+  deaf,
   redisKilled,
   repliesToHttp,
   repliesToWs,
@@ -41,6 +42,7 @@ export const rows: readonly Row[] = [
   repliesToHttp,
   repliesToWs,
   allCut,
+  deaf,
   frozen,
   absentAtStart,
   diskFull,

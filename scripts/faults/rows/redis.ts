@@ -1,4 +1,4 @@
-/** A5, A6, A7, A8: replies of Redis that are lost, connections to it that are cut, and Redis killed. */
+/** A5, A6, A7, A8, A30: replies of Redis that are lost, connections to it that are cut, subscriptions that are refused, and Redis killed. */
 import type { TestProxy } from "../../lab/proxy.js";
 import { until } from "../../lab/until.js";
 import { appendingTwice } from "../preloads.js";
@@ -160,5 +160,38 @@ export const redisKilled = row({
       }
     }
     await redis.cli("CONFIG", "SET", "appendfsync", "everysec");
+  },
+});
+
+/** Nobody may subscribe, and whoever had is cut off: doorbells reach nobody, while commands work. */
+const DEAF = ["-subscribe", "-ssubscribe"];
+const HEARING = ["+subscribe", "+ssubscribe"];
+
+export const deaf = row({
+  id: "A30",
+  title: "subscriptions dead, commands work: deliver jobs wake the owners",
+  world: { redis: "single" },
+  sizes: {
+    short: { clients: 8, rounds: 3, messages: 60 },
+    long: { clients: 200, rounds: 30, messages: 600 },
+  },
+  async inject(run, { clients: count, rounds, messages }) {
+    const redis = run.world.single;
+    const clients = await run.clients(count);
+    const load = run.load(clients, { publishers: 24, rate: 200 });
+    for (let round = 0; round < rounds; round += 1) {
+      await load.more(messages);
+      await redis.cli("ACL", "SETUSER", "default", ...DEAF);
+      await redis.cli("CLIENT", "KILL", "TYPE", "pubsub");
+      run.fault();
+      // Not healed: what arrives from here on arrives by a job.
+      await run.healed(clients);
+      await load.more(messages);
+      await redis.cli("ACL", "SETUSER", "default", ...HEARING);
+      // What refused to subscribe asks again when its connection is new.
+      await redis.cli("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+      await run.healed(clients);
+    }
+    await load.stop();
   },
 });
