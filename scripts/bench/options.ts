@@ -4,7 +4,7 @@ import type { AcceptWorkload } from "./accept.js";
 import type { GatewayWorkload } from "./gateway.js";
 import type { JitterWorkload } from "./jitter.js";
 import type { Row } from "./row.js";
-import { rowNames, rowsOf, type RowName } from "./rows.js";
+import { rowNames, rowsOf, usualRows, type RowName } from "./rows.js";
 import { systemNames, type SystemName } from "./systems.js";
 
 export const usage = `npm run bench -- [options]
@@ -16,12 +16,13 @@ export const usage = `npm run bench -- [options]
                    resume: all sockets cut at once, while messages go on
                    broadcast: one message to 1,000 and to 5,000 sockets
                    batch: batches beside single POSTs, and delivered to open sockets
+                   scale: wide over 1, 2 and 4 ws-fn processes (only when named)
                    gateway: what the local platform's gateway costs (only when named)
                    jitter: clients whose sockets are cut again and again (only when named, once)
   --systems a,b    ${systemNames.join(", ")} (default: all)
   --rounds n       interleaved rounds of each row, the medians are shown (default 3)
-  --sockets n      of wide, idle (and twice as many), connect, resume and broadcast
-                   (default 5000; resume 2000)
+  --sockets n      of wide, idle (and twice as many), connect, resume, broadcast and scale
+                   (default 5000; resume and scale 2000)
   --messages n     at most, of wide saturated, burst and batch (default 10000, 20000, 20000);
                    of jitter to each client (default 120)
   --clients n      clients of jitter (default 500)
@@ -62,7 +63,7 @@ export function parseOptions(args: string[]): Options | undefined {
   const { values } = parseArgs({
     args,
     options: {
-      only: { type: "string", default: rowNames.join(",") },
+      only: { type: "string", default: usualRows.join(",") },
       systems: { type: "string", default: systemNames.join(",") },
       rounds: { type: "string" },
       messages: { type: "string" },

@@ -6,7 +6,7 @@ import { connectRow } from "./connect.js";
 import { idleRow } from "./idle.js";
 import { resumeRow } from "./resume.js";
 import type { Pauses, Row } from "./row.js";
-import { wideRow } from "./wide.js";
+import { scaleRow, wideRow } from "./wide.js";
 
 export const rowNames = [
   "wide",
@@ -16,7 +16,10 @@ export const rowNames = [
   "resume",
   "broadcast",
   "batch",
+  "scale",
 ] as const;
+/** Measured unless others are named. */
+export const usualRows = rowNames.filter((name) => name !== "scale");
 export type RowName = (typeof rowNames)[number];
 
 /** What the command line says; undefined: the row's own size. */
@@ -26,7 +29,7 @@ export interface Sizes {
 }
 
 const SOCKETS = 5_000;
-/** Of `resume`. */
+/** Of `resume` and `scale`. */
 const CUT_SOCKETS = 2_000;
 const PAUSES: Pauses = { quietMs: 1_000, trailingMs: 1_000 };
 const BROADCAST_TRAILING_MS = 300;
@@ -55,18 +58,20 @@ function fullRows({ sockets, messages }: Sizes): Record<RowName, Row[]> {
     });
   const idle = (sockets: number, isAimed: boolean): Row =>
     idleRow({ sockets, watchedMs: 26_000, isAimed, ...PAUSES });
+  const wide = {
+    connections: many,
+    publishers: 32,
+    messages: messages ?? 10_000,
+    forMs: 6_000,
+    rates: [500, 2_000] as const,
+    pacedMs: 5_000,
+    ...PAUSES,
+  };
   return {
-    wide: [
-      wideRow({
-        connections: many,
-        publishers: 32,
-        messages: messages ?? 10_000,
-        forMs: 6_000,
-        rates: [500, 2_000],
-        pacedMs: 5_000,
-        ...PAUSES,
-      }),
-    ],
+    wide: [wideRow(wide)],
+    scale: [1, 2, 4].map((wsProcesses) =>
+      scaleRow({ ...wide, connections: sockets ?? CUT_SOCKETS }, wsProcesses),
+    ),
     burst: [
       burstRow({
         connections: 100,
@@ -112,18 +117,18 @@ function quickRows({ sockets, messages }: Sizes): Record<RowName, Row[]> {
     castRow({ sockets, casts: 2, idleMs: 50, isAimed, ...pauses });
   const idle = (sockets: number, isAimed: boolean): Row =>
     idleRow({ sockets, watchedMs: 200, isAimed, ...pauses });
+  const wide = {
+    connections: many,
+    publishers: 8,
+    messages: some,
+    forMs: 2_000,
+    rates: [200, 400] as const,
+    pacedMs: 250,
+    ...pauses,
+  };
   return {
-    wide: [
-      wideRow({
-        connections: many,
-        publishers: 8,
-        messages: some,
-        forMs: 2_000,
-        rates: [200, 400],
-        pacedMs: 250,
-        ...pauses,
-      }),
-    ],
+    wide: [wideRow(wide)],
+    scale: [scaleRow(wide, 2)],
     burst: [
       burstRow({
         connections: 10,

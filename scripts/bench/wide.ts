@@ -32,15 +32,35 @@ export interface WideWorkload extends Pauses {
 const OPENING_AT_ONCE = 50;
 
 export function wideRow(workload: WideWorkload): Row {
-  const { connections, publishers, messages, rates } = workload;
-  return {
+  return spread(workload, {
     name: "wide",
     isAimed: true,
-    title:
-      `wide: 200 bytes each to the next of ${connections} connections, ${publishers} publishers; saturated (at most ${messages}), ` +
-      `and paced at ${rates[0]}/s and ${rates[1]}/s`,
     systems: systemNames,
     wsProcesses: 1,
+  });
+}
+
+/** The row `scale`: the same of the bridge, whose connections are spread over so many WebSocket processes. */
+export function scaleRow(workload: WideWorkload, wsProcesses: number): Row {
+  return spread(workload, {
+    name: "scale",
+    isAimed: false,
+    systems: ["bridge", "bridge-raw"],
+    wsProcesses,
+  });
+}
+
+function spread(
+  workload: WideWorkload,
+  form: Pick<Row, "name" | "isAimed" | "systems" | "wsProcesses">,
+): Row {
+  const { connections, publishers, messages, rates } = workload;
+  const { name, wsProcesses } = form;
+  return {
+    ...form,
+    title:
+      `${name}: 200 bytes each to the next of ${connections} connections on ${wsProcesses} WebSocket process(es), ${publishers} publishers; ` +
+      `saturated (at most ${messages}), and paced at ${rates[0]}/s and ${rates[1]}/s`,
     sockets: connections,
     columns: [
       ...phase("saturated", "saturated"),
