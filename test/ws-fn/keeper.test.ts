@@ -242,3 +242,20 @@ t.test("what is closed does nothing more", async (t) => {
   t.same({ renewals: state.renewals, compared: a.compared }, then);
   t.equal(a.looksNow, 0);
 });
+
+t.test("a renewal that was under way when it closed is the last", async (t) => {
+  const { keeper, state } = keeping(t, 300);
+  let answer: (known: boolean) => void = () => undefined;
+  state.answer = () =>
+    new Promise((resolve) => {
+      answer = resolve;
+    });
+  keeper.start();
+  await until(() => state.renewals === 1);
+  keeper.close();
+  answer(true);
+  // Another one goes on for longer than the pause between two renewals.
+  const other = await started(t, 300);
+  await until(() => other.state.renewals >= 4);
+  t.equal(state.renewals, 1);
+});
