@@ -644,7 +644,10 @@ export class Connection {
     this.#delivery.stop();
     this.#members.stop();
     this.#log("info", { code, reason }, "closing the socket");
-    this.#socket.close(code, reason);
+    const close = () => this.#socket.close(code, reason);
+    // Who cannot ack comes back to where Redis says it is: what its socket took is told before it can.
+    if (this.#speaker.acks || !this.#madeReporter) close();
+    else void this.#madeReporter.flush().finally(close);
   }
 
   /** Ends the socket without a close frame. */

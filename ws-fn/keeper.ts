@@ -33,6 +33,7 @@ export class Keeper {
   #doubt = 0;
   #comparing = false;
   #again = false;
+  #closed = false;
   readonly #onGap = () => void this.compareAll();
   readonly #onBack = () => {
     this.#renewSoon(0);
@@ -78,6 +79,8 @@ export class Keeper {
   }
 
   #renewSoon(ms: number): void {
+    // A renewal may have been under way: a process that has given up its lease must not take it again.
+    if (this.#closed) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => void this.#renew(), ms);
     // Sockets keep the process alive, not their lease.
@@ -127,6 +130,7 @@ export class Keeper {
   }
 
   close(): void {
+    this.#closed = true;
     clearTimeout(this.#timer);
     this.#endRounds();
     const { subscriptions } = this.#deps.redis;

@@ -12,8 +12,15 @@ import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
 import type { Prepared } from "../../shared/api.js";
+import type { Claim } from "../../shared/registry.js";
 import { planDrain } from "../../ws-fn/drain-plan.js";
-import { connect, patience, prepare, startWorld } from "../fixtures/world.js";
+import {
+  connect,
+  patience,
+  prepare,
+  pushAll,
+  startWorld,
+} from "../fixtures/world.js";
 
 /** Pages of /proc/<pid>/statm, on every Linux that Node runs on but for exotic kernels. */
 const PAGE_BYTES = 4_096;
@@ -239,6 +246,28 @@ t.test("a rolling restart under load", async (t) => {
       { type: "drain", reconnectAfterMs: 7 },
     ]);
   });
+});
+
+t.test("what a raw socket took is told before it is sent away", async (t) => {
+  const world = await startWorld(t, (await singleRedis(t)).url);
+  const id = await prepare(world);
+  const client = await connect(t, world, id, { protocol: "raw" });
+  // Reports of a raw socket are gathered: the first goes at once, the others would go a while later.
+  for (const text of ["1", "2", "3"]) {
+    await pushAll(world, id, text);
+    await until(() => client.socket.frames.at(-1)?.data.toString() === text);
+  }
+  const claim = new Promise<Claim>((resolve, reject) => {
+    client.socket.close = () => {
+      world.registry
+        .claim(id, { owner: world.instance, protocol: "raw" })
+        .then(resolve, reject);
+    };
+  });
+  client.connection.drain(0);
+  const { acked, seq } = await claim;
+  t.equal(acked, seq, "whoever comes back at once gets nothing twice");
+  await world.registry.abandon(id, world.instance);
 });
 
 t.test("slots are evenly apart, each somewhere in its step", async (t) => {
