@@ -131,19 +131,16 @@ async function measureRound(
     batch: messages,
     "two batches": messages,
   };
+  const pids = [http, ...redis.servers].map(({ pid }) => pid);
   // Code gets hot on all ways before any counts.
   for (const way of ways) await work[way](Math.ceil(counts[way] / 2));
   for (const way of ways) {
     const count = counts[way];
-    const before = await Promise.all(
-      [http, redis].map(({ pid }) => cpuMicroseconds(pid)),
-    );
+    const before = await Promise.all(pids.map(cpuMicroseconds));
     const startedAt = performance.now();
     await work[way](count);
     const seconds = (performance.now() - startedAt) / 1_000;
-    const after = await Promise.all(
-      [http, redis].map(({ pid }) => cpuMicroseconds(pid)),
-    );
+    const after = await Promise.all(pids.map(cpuMicroseconds));
     const [cpuHttp = NaN, cpuRedis = NaN] = after.map(
       (time, index) => (time - (before[index] ?? NaN)) / count,
     );

@@ -10,6 +10,8 @@ import {
   launchRedis,
   type RedisProcess,
 } from "../redis.js";
+import { clusterRedis } from "../lab/redis.js";
+import type { Scope } from "../lab/scope.js";
 
 /** A process that said that it is ready. */
 export interface Running {
@@ -32,8 +34,12 @@ export interface Program {
   ipc?: boolean;
 }
 
+/** One alone, or a Cluster of three. */
+export type RedisMasters = 1 | 3;
+
 export interface RoundRedis {
-  pid: number;
+  servers: readonly { pid: number; port: number }[];
+  /** Of the first. */
   port: number;
   url: string;
 }
@@ -70,19 +76,36 @@ export class Processes {
     return { pid: child.pid, child, ready: match };
   }
 
-  /** A redis-server of its own, without persistence or with an append-only file synced every second. */
-  async startRedis(appendOnly: boolean): Promise<RoundRedis> {
+  /** A Redis of its own, without persistence or with an append-only file synced every second. */
+  async startRedis(
+    appendOnly: boolean,
+    masters: RedisMasters = 1,
+  ): Promise<RoundRedis> {
     this.#refuseIfClosed();
+    const config = {
+      save: "",
+      appendonly: appendOnly ? "yes" : "no",
+      appendfsync: "everysec",
+    };
+    if (masters === 3) {
+      const scope: Scope = {
+        teardown: (end) => void this.#ends.push(async () => await end()),
+        passing: () => true,
+        comment: () => undefined,
+      };
+      const cluster = await clusterRedis(scope, { config });
+      const { masters: servers, url } = cluster;
+      return { servers, port: servers[0]?.port ?? NaN, url };
+    }
     const dir = await mkdtemp(join(tmpdir(), "bench-"));
     const launch = async (): Promise<RedisProcess> =>
       launchRedis(await ensureRedisBinary(), {
         dir,
         port: await freePort(),
-        args: [
-          ...["--save", ""],
-          ...["--appendonly", appendOnly ? "yes" : "no"],
-          ...["--appendfsync", "everysec"],
-        ],
+        args: Object.entries(config).flatMap(([name, value]) => [
+          `--${name}`,
+          value,
+        ]),
       });
     const launched = launch();
     this.#ends.push(async () => {
@@ -93,7 +116,7 @@ export class Processes {
       await rm(dir, { recursive: true, force: true });
     });
     const { pid, port } = await launched;
-    return { pid, port, url: `redis://127.0.0.1:${port}` };
+    return { servers: [{ pid, port }], port, url: `redis://127.0.0.1:${port}` };
   }
 
   /** Ends everything that was started. May be called at any time, twice: the second call waits for the first. */
@@ -121,6 +144,12 @@ export async function cpuMicroseconds(pid: number): Promise<number> {
   // The name in parentheses may hold spaces: fields are counted after it. utime and stime are fields 14 and 15.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return (Number(fields[11]) + Number(fields[12])) * MICROSECONDS_PER_TICK;
+}
+
+/** The same of several processes together. */
+export async function cpuOfAll(pids: readonly number[]): Promise<number> {
+  const all = await Promise.all(pids.map(cpuMicroseconds));
+  return all.reduce((sum, one) => sum + one, 0);
 }
 
 /** Resident memory of a process. */

@@ -1,4 +1,5 @@
 // What a row of the bench is: a kind of work that every system is measured with, and how its figures are shown.
+import type { RedisMasters } from "./processes.js";
 import type { Cpu, Stage } from "./stage.js";
 import type { SystemName } from "./systems.js";
 
@@ -35,6 +36,8 @@ export interface Row {
   title: string;
   systems: readonly SystemName[];
   wsProcesses: number;
+  /** 3: a Cluster. Default: 1, alone. */
+  redisMasters?: RedisMasters;
   /** As many as are open at the same time. */
   sockets: number;
   columns: readonly Column[];

@@ -69,8 +69,13 @@ function fullRows({ sockets, messages }: Sizes): Record<RowName, Row[]> {
   };
   return {
     wide: [wideRow(wide)],
-    scale: [1, 2, 4].map((wsProcesses) =>
-      scaleRow({ ...wide, connections: sockets ?? CUT_SOCKETS }, wsProcesses),
+    scale: ([1, 3] as const).flatMap((redisMasters) =>
+      [1, 2, 4].map((wsProcesses) =>
+        scaleRow(
+          { ...wide, connections: sockets ?? CUT_SOCKETS },
+          { wsProcesses, redisMasters },
+        ),
+      ),
     ),
     burst: [
       burstRow({
@@ -128,7 +133,7 @@ function quickRows({ sockets, messages }: Sizes): Record<RowName, Row[]> {
   };
   return {
     wide: [wideRow(wide)],
-    scale: [scaleRow(wide, 2)],
+    scale: [scaleRow(wide, { wsProcesses: 2, redisMasters: 1 })],
     burst: [
       burstRow({
         connections: 10,

@@ -74,11 +74,11 @@ async function measureFresh(
   { processes, ...setting }: Running,
   results: Results,
 ): Promise<void> {
-  const { wsProcesses } = row;
+  const { wsProcesses, redisMasters } = row;
   const prefix = `${row.name}-${name}-`;
   const scene = await setScene(
     systems[name].servers,
-    { ...setting, wsProcesses, prefix },
+    { ...setting, wsProcesses, redisMasters, prefix },
     processes,
   );
   const measured = await row.measure(scene.as(name));

@@ -7,7 +7,9 @@ import type { Orders } from "./load-main.js";
 import { carryOut } from "./orders.js";
 import {
   cpuMicroseconds,
+  cpuOfAll,
   type Processes,
+  type RedisMasters,
   type RoundRedis,
   type Running,
 } from "./processes.js";
@@ -28,6 +30,7 @@ export interface Cpu {
 
 export interface Setting {
   wsProcesses: number;
+  redisMasters?: RedisMasters | undefined;
   appendOnly: boolean;
   /** Directory for a CPU profile of each server process and Redis' command statistics, if wanted. */
   profiles: string | undefined;
@@ -63,11 +66,11 @@ export interface Scene {
 /** The caller stops `processes`. */
 export async function setScene(
   servers: ServerName,
-  { wsProcesses, appendOnly, profiles, prefix }: Setting,
+  { wsProcesses, redisMasters, appendOnly, profiles, prefix }: Setting,
   processes: Processes,
 ): Promise<Scene> {
   if (profiles !== undefined) await mkdir(profiles, { recursive: true });
-  const redis = await processes.startRedis(appendOnly);
+  const redis = await processes.startRedis(appendOnly, redisMasters);
   const started = await startServers(
     servers,
     processes,
@@ -85,14 +88,11 @@ export async function setScene(
   const load: Stage["load"] = (name, what) =>
     carryOut(generator.child, { do: name, with: what });
   await load("aim", pushing);
-  const used = async (): Promise<Cpu> => {
-    const ws = await Promise.all(wss.map(({ pid }) => cpuMicroseconds(pid)));
-    return {
-      http: await cpuMicroseconds(http.pid),
-      ws: ws.reduce((sum, one) => sum + one, 0),
-      redis: await cpuMicroseconds(redis.pid),
-    };
-  };
+  const used = async (): Promise<Cpu> => ({
+    http: await cpuMicroseconds(http.pid),
+    ws: await cpuOfAll(wss.map(({ pid }) => pid)),
+    redis: await cpuOfAll(redis.servers.map(({ pid }) => pid)),
+  });
   return {
     as: (system) => ({
       system,
@@ -116,8 +116,13 @@ export async function setScene(
     }),
     async close() {
       if (profiles === undefined) return;
-      const stats = String(await ask(redis.port, "INFO", "commandstats"));
-      await writeFile(join(profiles, `${prefix}${servers}-redis.txt`), stats);
+      const stats = await Promise.all(
+        redis.servers.map(({ port }) => ask(port, "INFO", "commandstats")),
+      );
+      await writeFile(
+        join(profiles, `${prefix}${servers}-redis.txt`),
+        stats.map(String).join("\n"),
+      );
     },
   };
 }

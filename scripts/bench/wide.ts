@@ -41,25 +41,32 @@ export function wideRow(workload: WideWorkload): Row {
 }
 
 /** The row `scale`: the same of the bridge, whose connections are spread over so many WebSocket processes. */
-export function scaleRow(workload: WideWorkload, wsProcesses: number): Row {
+export function scaleRow(
+  workload: WideWorkload,
+  { wsProcesses, redisMasters }: Pick<Row, "wsProcesses" | "redisMasters">,
+): Row {
   return spread(workload, {
     name: "scale",
     isAimed: false,
     systems: ["bridge", "bridge-raw"],
     wsProcesses,
+    ...(redisMasters && { redisMasters }),
   });
 }
 
 function spread(
   workload: WideWorkload,
-  form: Pick<Row, "name" | "isAimed" | "systems" | "wsProcesses">,
+  form: Pick<
+    Row,
+    "name" | "isAimed" | "systems" | "wsProcesses" | "redisMasters"
+  >,
 ): Row {
   const { connections, publishers, messages, rates } = workload;
-  const { name, wsProcesses } = form;
+  const { name, wsProcesses, redisMasters = 1 } = form;
   return {
     ...form,
     title:
-      `${name}: 200 bytes each to the next of ${connections} connections on ${wsProcesses} WebSocket process(es), ${publishers} publishers; ` +
+      `${name}: 200 bytes each to the next of ${connections} connections on ${wsProcesses} WebSocket process(es) and ${redisMasters === 1 ? "one Redis" : "a Cluster of three masters"}, ${publishers} publishers; ` +
       `saturated (at most ${messages}), and paced at ${rates[0]}/s and ${rates[1]}/s`,
     sockets: connections,
     columns: [
