@@ -39,6 +39,31 @@ export function afterRunning(ms: number, then: () => void): () => void {
   };
 }
 
+/** An answer that did not come. */
+export class Silence extends Error {
+  override readonly name = "Silence";
+}
+
+/** The answer. Throws Silence after `ms` in which this process ran. */
+export async function answerWithin<T>(
+  ms: number,
+  answer: Promise<T>,
+): Promise<T> {
+  let callOff = () => {};
+  try {
+    return await Promise.race([
+      answer,
+      new Promise<never>((_, reject) => {
+        callOff = afterRunning(ms, () =>
+          reject(new Silence(`no answer in ${ms} ms`)),
+        );
+      }),
+    ]);
+  } finally {
+    callOff();
+  }
+}
+
 /** What a command of ioredis tells of itself. */
 export interface Waiting {
   readonly isSettled: boolean;

@@ -20,6 +20,8 @@ import type { Argument, RedisLink } from "./redis.js";
 
 /** Connections of one call. */
 const connectionsMax = 100;
+/** Connections of a page. */
+const scanned = 1_000;
 
 /** Where a connection goes when a process holds it no more. */
 export interface Departure {
@@ -151,12 +153,22 @@ export class Directory {
     return { known: known === 1, held: held ?? 0 };
   }
 
-  /** The connections that a process is said to hold. */
-  async heldBy(instance: string): Promise<string[]> {
-    return (await this.#redis.command(
-      "SMEMBERS",
-      keys.held(instance),
-    )) as string[];
+  /** The connections that a process is said to hold; Redis serves others between the pages. */
+  async heldBy(instance: string): Promise<Set<string>> {
+    const all = new Set<string>();
+    let cursor = "0";
+    do {
+      const [next, some] = (await this.#redis.command(
+        "SSCAN",
+        keys.held(instance),
+        cursor,
+        "COUNT",
+        scanned,
+      )) as [string, string[]];
+      for (const id of some) all.add(id);
+      cursor = next;
+    } while (cursor !== "0");
+    return all;
   }
 
   /** Up to `limit` connections that are due, and processes that are dead with up to `limit` of their connections each. */

@@ -19,6 +19,7 @@ import {
   type BackendFactory,
   type Job,
 } from "bullmq";
+import { answerWithin } from "./deadlines.js";
 import { BridgeError } from "./errors.js";
 import type { GroupPublish } from "./fanout.js";
 import type { Append, Unheard } from "./log.js";
@@ -145,26 +146,17 @@ export class DeliveryQueues {
     connectionId: string,
     { instance, epoch }: Unheard,
   ): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const deadline = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error(`no answer in ${addDeadlineMs} ms`)),
-        addDeadlineMs,
-      );
-    });
     try {
-      await Promise.race([
+      await answerWithin(
+        addDeadlineMs,
         this.#addWakeUp(instance, { connectionId, epoch }),
-        deadline,
-      ]);
+      );
     } catch (error) {
       const level = this.#mayTellWake() ? "warn" : "debug";
       this.#logger[level](
         { err: error, connectionId },
         "deliver job not added",
       );
-    } finally {
-      clearTimeout(timer);
     }
   }
 

@@ -53,6 +53,8 @@ export const registryScripts: readonly Script[] = [
 
 /** A sweep looks at so many connections side by side. */
 const sweepAbreast = 20;
+/** So many renewals apart what this process holds is compared with what Redis says, name by name. */
+const comparedEvery = 6;
 /** What is too old in the stream of events is dropped this often by whoever sweeps, milliseconds. */
 const tidyEveryMs = 5_000;
 /** Events that could not be told now are looked for again after this long, milliseconds. */
@@ -178,6 +180,8 @@ export class Registry {
   #claiming = 0;
   /** Redis said at the last renewal that this process holds more than it does. */
   #wasOver = false;
+  #isUnsure = false;
+  #renewals = 0;
   /** Processes that were dead at the last look, with the end of their lease. */
   #dead: ReadonlyMap<string, number> = new Map();
   #tidiedAt = -Infinity;
@@ -789,6 +793,11 @@ export class Registry {
     await this.release(connectionId, { epoch, owner: instance });
   }
 
+  /** Another Redis may answer than before: with the next `live` it is asked for every connection that this process holds. */
+  unsure(): void {
+    this.#isUnsure = true;
+  }
+
   /** This process is alive. False when Redis had forgotten it. */
   async live(instance: string): Promise<boolean> {
     const mine = this.#held.size;
@@ -797,20 +806,31 @@ export class Registry {
       instance,
       this.#options.leaseMs,
     );
-    // Redis forgot some: they are held all the same.
-    if (!known || held < mine - claiming)
-      for (const connectionId of this.#held.keys())
-        void this.directory.hold(instance, connectionId).catch(() => undefined);
-    // A release was lost on its way; a moment later it may be no more.
+    const isUnder = !known || held < mine - claiming;
+    // A release is on its way, or was lost there: a moment later it is over.
     const isOver = held > this.#held.size;
-    if (isOver && this.#wasOver) await this.#compare(instance);
+    this.#renewals += 1;
+    if (
+      isUnder ||
+      (isOver && this.#wasOver) ||
+      this.#isUnsure ||
+      this.#renewals % comparedEvery === 0
+    ) {
+      await this.#compare(instance);
+      this.#isUnsure = false;
+    }
     this.#wasOver = isOver;
     return known;
   }
 
-  /** Connections that this process is said to hold and does not: gives them back. */
+  /** Redis may have forgotten connections that this process holds, and may name others: both are put right. */
   async #compare(instance: string): Promise<void> {
-    for (const connectionId of await this.directory.heldBy(instance))
+    const mine = [...this.#held.keys()];
+    const said = await this.directory.heldBy(instance);
+    for (const connectionId of mine)
+      if (this.#held.has(connectionId) && !said.has(connectionId))
+        void this.directory.hold(instance, connectionId).catch(() => undefined);
+    for (const connectionId of said)
       if (!this.#held.has(connectionId))
         await this.#putRight(instance, connectionId);
   }

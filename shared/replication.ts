@@ -7,6 +7,7 @@
  * knows of nothing to wait for and says yes at once; without the look a server that was promoted in between would
  * vouch for a push that only its predecessor had.
  */
+import { afterRunning, answerWithin, Silence } from "./deadlines.js";
 import { BridgeError } from "./errors.js";
 import { drains } from "./full.js";
 import { bullPrefix, groupTag, keys } from "./keys.js";
@@ -286,7 +287,10 @@ class Master {
 
   async #ask(): Promise<boolean> {
     try {
-      const role = (await within(askMs, this.#client.call("ROLE"))) as unknown;
+      const role = (await answerWithin(
+        askMs,
+        this.#client.call("ROLE"),
+      )) as unknown;
       const [kind, , replicas] = role as [string, number, unknown[]];
       const has = kind === "master" && replicas.length > 0;
       if (has) this.#knownAt = performance.now();
@@ -305,21 +309,18 @@ class Master {
     ms: number,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => {
-          waiter.done(
-            waiter.confirmed
-              ? undefined
-              : unknown("no replica confirmed the message in time"),
-          );
-        },
-        Math.max(0, ms),
+      const callOff = afterRunning(Math.max(0, ms), () =>
+        waiter.done(
+          waiter.confirmed
+            ? undefined
+            : unknown("no replica confirmed the message in time"),
+        ),
       );
       const waiter: Waiter & { tag: string } = {
         ...wanted,
         confirmed: false,
         done(error) {
-          clearTimeout(timer);
+          callOff();
           if (error) reject(error);
           else resolve();
         },
@@ -354,7 +355,7 @@ class Master {
     ]);
     let replicas: number;
     try {
-      replicas = Number((await within(waitMs + silenceMs, answers))[1]);
+      replicas = Number((await answerWithin(waitMs + silenceMs, answers))[1]);
     } catch (error) {
       if (error instanceof Silence) client.disconnect(true);
       this.#knownAt = -Infinity;
@@ -380,24 +381,5 @@ class Master {
         .catch(() => undefined)
         .then(() => waiter.done());
     }
-  }
-}
-
-class Silence extends Error {}
-
-async function within<T>(ms: number, answer: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  try {
-    return await Promise.race([
-      answer,
-      new Promise<never>((_, reject) => {
-        timer = setTimeout(
-          () => reject(new Silence(`no answer in ${ms} ms`)),
-          ms,
-        );
-      }),
-    ]);
-  } finally {
-    clearTimeout(timer);
   }
 }

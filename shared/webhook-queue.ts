@@ -12,6 +12,7 @@ import {
   type RedisQueueBackend,
 } from "bullmq";
 import type { BegunLane, LaneKeeper } from "./events.js";
+import { answerWithin } from "./deadlines.js";
 import { bullPrefix, keys } from "./keys.js";
 import { sparing, type Logger } from "./logging.js";
 import {
@@ -76,20 +77,11 @@ export class WebhookQueue implements LaneKeeper {
 
   /** Adds the jobs of lanes that began. Never throws, and never takes long: a sweep finds what is missing. */
   async begun(lanes: readonly BegunLane[]): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const deadline = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error(`no answer in ${addDeadlineMs} ms`)),
-        addDeadlineMs,
-      );
-    });
     try {
-      await Promise.race([this.add(lanes), deadline]);
+      await answerWithin(addDeadlineMs, this.add(lanes));
     } catch (error) {
       const level = this.#mayTellAdd() ? "warn" : "debug";
       this.#logger[level]({ err: error }, "webhook job not added");
-    } finally {
-      clearTimeout(timer);
     }
   }
 

@@ -6,6 +6,7 @@
 import type { Logger } from "../shared/logging.js";
 import type { WakeUp } from "../shared/queue.js";
 import type { RedisLink } from "../shared/redis.js";
+import type { Registry } from "../shared/registry.js";
 import type { Connection } from "./connection.js";
 import type { Lease } from "./lease.js";
 import { startRounds } from "./rounds.js";
@@ -21,6 +22,7 @@ export interface KeeperDeps {
   lease: Lease;
   leaseMs: number;
   redis: Pick<RedisLink, "subscriptions">;
+  registry: Pick<Registry, "unsure">;
   logger: Logger;
 }
 
@@ -34,7 +36,10 @@ export class Keeper {
   #comparing = false;
   #again = false;
   #closed = false;
-  readonly #onGap = () => void this.compareAll();
+  readonly #onGap = () => {
+    this.#deps.registry.unsure();
+    void this.compareAll();
+  };
   readonly #onBack = () => {
     this.#renewSoon(0);
     for (const connection of this.#connections.values()) connection.lookNow();

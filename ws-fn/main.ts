@@ -29,7 +29,7 @@ async function main(): Promise<void> {
   const { users, events, replies, replication, tokens } = stores;
   const pulse = new Pulse();
   const lease = new Lease(pulse, config.leaseMs, () => registry.live(instance));
-  const keeper = new Keeper({ lease, redis, logger, ...config });
+  const keeper = new Keeper({ lease, redis, registry, logger, ...config });
   const feeds = new Feeds({ fanout, redis, logger, ...config });
   const webhooks =
     config.webhook &&

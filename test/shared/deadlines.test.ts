@@ -10,6 +10,7 @@ import { Cluster } from "ioredis";
 import t, { type Test } from "tap";
 import {
   afterRunning,
+  answerWithin,
   Deadlines,
   type Waiting,
 } from "../../shared/deadlines.js";
@@ -150,6 +151,22 @@ t.test("the sockets are read once before the verdict", async (t) => {
   t.same(order, ["answer", "time is up"]);
   t.equal(command.error, undefined);
 });
+
+t.test(
+  "an answer that lies in the socket of a process that stood still",
+  async (t) => {
+    // Due later than the time that is waited, and both are over when the process goes on.
+    const answer = new Promise((resolve) =>
+      setTimeout(() => resolve("an answer"), 400),
+    );
+    const answered = answerWithin(300, answer);
+    standStill();
+    t.equal(await answered, "an answer");
+    await t.rejects(answerWithin(100, new Promise(() => {})), {
+    name: "Silence",
+  });
+  },
+);
 
 t.test("what is called off does not come", async (t) => {
   let calls = 0;

@@ -53,6 +53,7 @@ function keeping(t: Scope, leaseMs = 3_600_000) {
   const subscriptions = new EventEmitter();
   const state = {
     renewals: 0,
+    unsure: 0,
     answer: (): Promise<boolean> => Promise.resolve(true),
   };
   const lease = new Lease(pulse, leaseMs, () => {
@@ -63,6 +64,7 @@ function keeping(t: Scope, leaseMs = 3_600_000) {
     lease,
     leaseMs,
     redis: { subscriptions: subscriptions as unknown as Subscriptions },
+    registry: { unsure: () => void (state.unsure += 1) },
     logger: createLogger("keeper", "silent"),
   });
   t.teardown(() => {
@@ -143,10 +145,11 @@ t.test("Redis is back: the lease at once, and looks that failed", async (t) => {
 });
 
 t.test("after a gap in what was heard all are compared", async (t) => {
-  const { keep, subscriptions } = await started(t);
+  const { keep, subscriptions, state } = await started(t);
   const all = [keep("a"), keep("b"), keep("c")];
   subscriptions.emit("gap");
   await until(() => all.every(({ compared }) => compared === 1));
+  t.equal(state.unsure, 1, "and so is what this process holds");
 });
 
 t.test("after a doubt all are compared", async (t) => {

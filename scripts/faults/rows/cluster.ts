@@ -1,14 +1,12 @@
 /** A13: a Cluster that loses a master, changes masters in order, and moves a slot, all under load. */
 import type { TestRedis } from "../../lab/redis.js";
+import { moveSlot } from "../../lab/slots.js";
 import { until } from "../../lab/until.js";
 import type { Client } from "../clients.js";
 import { row, type Run } from "../row.js";
 
 /** The Cluster's own timeouts are 2 s (scripts/lab/redis.ts). */
 const SETTLED_MS = 60_000;
-/** Keys asked for, and moved, at once. */
-const KEYS_AT_ONCE = 1_000;
-const MOVE_MS = 5_000;
 
 interface Node {
   readonly id: string;
@@ -95,33 +93,18 @@ async function owner(run: Run, slot: number): Promise<Node> {
   });
 }
 
-/** What redis-cli --cluster reshard does for one slot. */
-async function moveSlot(run: Run, slot: number): Promise<number> {
+/** To any other master; returns how many keys that were. */
+async function moveSlotAway(run: Run, slot: number): Promise<number> {
   const from = await owner(run, slot);
-  const nodes = await nodesOf(run);
-  const to = nodes.find(({ isMaster, id }) => isMaster && id !== from.id);
+  const masters = (await nodesOf(run)).filter(({ isMaster }) => isMaster);
+  const to = masters.find(({ id }) => id !== from.id);
   if (!to) throw new Error("There is no other master");
-  const set = (at: Node, ...rest: string[]) =>
-    at.redis.cli("CLUSTER", "SETSLOT", String(slot), ...rest);
-  await set(to, "IMPORTING", from.id);
-  await set(from, "MIGRATING", to.id);
-  let moved = 0;
-  for (;;) {
-    const keys = (await from.redis.cli(
-      ...["CLUSTER", "GETKEYSINSLOT", String(slot), String(KEYS_AT_ONCE)],
-    )) as string[];
-    if (keys.length === 0) break;
-    moved += keys.length;
-    await from.redis.cli(
-      ...["MIGRATE", "127.0.0.1", String(to.redis.port), "", "0"],
-      ...[String(MOVE_MS), "KEYS", ...keys],
-    );
-  }
-  // The new owner first: it must not be told by the old one's gossip that it has nothing.
-  for (const one of [to, from, ...nodes]) {
-    if (one.isMaster) await set(one, "NODE", to.id);
-  }
-  return moved;
+  return moveSlot(
+    slot,
+    from.redis,
+    to.redis,
+    masters.map(({ redis }) => redis),
+  );
 }
 
 export const cluster = row({
@@ -144,7 +127,7 @@ export const cluster = row({
     for (let round = 0; round < rounds; round += 1) {
       await load.more(messages);
       run.fault();
-      moved += await moveSlot(run, slot);
+      moved += await moveSlotAway(run, slot);
       await run.healed(clients);
 
       await load.more(messages);
