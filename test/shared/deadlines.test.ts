@@ -163,8 +163,8 @@ t.test(
     standStill();
     t.equal(await answered, "an answer");
     await t.rejects(answerWithin(100, new Promise(() => {})), {
-    name: "Silence",
-  });
+      name: "Silence",
+    });
   },
 );
 
