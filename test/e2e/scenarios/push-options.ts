@@ -153,7 +153,7 @@ export function pushOptions(t: Test, pair: Pair): void {
         await backend.accepted(connectionId, price, options);
       }
       application.socket.resume();
-      await application.has(81);
+      await application.has(81, 60_000);
       t.equal(application.texts.at(-1), "3");
       t.equal(application.messages.length, 81, "1 and 2 were replaced");
     },
