@@ -127,9 +127,25 @@ interface Form {
   nothing(position: number): string;
 }
 
-const sse = (event: BridgeEvent | EventGap) =>
-  `event: ${event.type}\nid: ${event.position}\ndata: ${JSON.stringify(event)}\n\n`;
-const ndjson = (event: BridgeEvent | EventGap) => `${JSON.stringify(event)}\n`;
+/** Events are the same objects for all who follow, so each is written out once for all of them. */
+function once<Event extends object>(write: (event: Event) => string) {
+  const written = new WeakMap<Event, string>();
+  return (event: Event): string => {
+    let text = written.get(event);
+    if (text === undefined) {
+      text = write(event);
+      written.set(event, text);
+    }
+    return text;
+  };
+}
+
+const json = once((event: BridgeEvent | EventGap) => JSON.stringify(event));
+const sse = once(
+  (event: BridgeEvent | EventGap) =>
+    `event: ${event.type}\nid: ${event.position}\ndata: ${json(event)}\n\n`,
+);
+const ndjson = once((event: BridgeEvent | EventGap) => `${json(event)}\n`);
 
 const SSE: Form = {
   contentType: "text/event-stream; charset=utf-8",

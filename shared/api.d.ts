@@ -3122,7 +3122,7 @@ export interface operations {
                 resume?: string;
                 /** @description With `resume`, the last `seq` received. Messages after it follow. */
                 seq?: components["schemas"]["Seq"];
-                /** @description With `resume`, the last offsets received, `<group>:<offset>` separated by commas. */
+                /** @description With `resume`, the last offsets received, `<group>:<offset>` separated by commas. They count only from where the connection joined. */
                 groups?: string;
                 /**
                  * @description Which attempt of this client it is: letters and digits that the client drew once, a dot, a number that grows.

@@ -9,8 +9,10 @@
  * be told of goes into its lane in the same script: see lane-scripts.ts.
  */
 import type { BridgeEvent, EventType } from "./api.js";
+import { pageBytesMax } from "./bulk-reads.js";
 import { channels, keys } from "./keys.js";
 import { enlane } from "./lane-scripts.js";
+import { paged } from "./log-scripts.js";
 import type { RedisLink, Script } from "./redis.js";
 import type { WebhookSettings } from "./webhook-settings.js";
 
@@ -71,8 +73,6 @@ const clientsShare = 0.8;
 const overheadBytes = 128;
 /** Events that one append takes out for want of room, at most: a smaller limit is reached in steps. */
 const trimMax = 1_000;
-/** One read gives about so many bytes, at most. */
-const readBytesMax = 1_048_576;
 /** CloudEvents `source`: which system speaks. */
 const source = "urn:push-bridge";
 
@@ -169,14 +169,14 @@ return 1
 const readEventsScript: Script = {
   name: "bridgeReadEvents",
   keys: 2,
-  lua: `${clock}
+  lua: `${clock}${paged}
 local out = {redis.call('GET', KEYS[2]) or '0'}
 -- What is too old is not there, whether somebody has tidied or not.
 local from = math.max(tonumber(ARGV[1]) + 1, us - tonumber(ARGV[3]) * 1000)
 local rows, bytes, start = 0, 0, text(from)
 while rows < tonumber(ARGV[2]) and bytes < tonumber(ARGV[4]) do
-  -- A few at a time: each may be large.
-  local page = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', math.min(16, tonumber(ARGV[2]) - rows))
+  local look = math.min(few(rows, bytes, tonumber(ARGV[4])), tonumber(ARGV[2]) - rows)
+  local page = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', look)
   for _, row in ipairs(page) do
     out[#out + 1] = string.match(row[1], '^%d+')
     out[#out + 1] = row[2][2]
@@ -185,7 +185,7 @@ while rows < tonumber(ARGV[2]) and bytes < tonumber(ARGV[4]) do
     rows = rows + 1
     start = '(' .. row[1]
   end
-  if #page < 16 then break end
+  if #page < look then break end
 end
 return out
 `,
@@ -293,13 +293,14 @@ export class Events {
     );
   }
 
-  /** Up to `count` events after a position, and about a MiB; 0 is before all of them, and then nothing is missing. */
+  /** Up to `count` events after a position, and about 128 KiB; 0 is before all of them, and then nothing is missing. */
   async read(after: number, count: number): Promise<EventPage> {
     const [last, ...rest] = (
-      (await this.#redis.run(
+      (await this.#redis.read(
         readEventsScript,
         [keys.events, keys.lastEvent],
-        [after, count, this.#options.eventsMs, readBytesMax],
+        [after, count, this.#options.eventsMs, pageBytesMax],
+        pageBytesMax,
       )) as unknown[]
     ).map(String);
     const events: PlacedEvent[] = [];

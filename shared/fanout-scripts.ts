@@ -9,7 +9,7 @@
  *   expiresAt bytesBefore prev scheduledId|- onceOnly binary contentType
  */
 import { drains } from "./full.js";
-import { prelude as common } from "./log-scripts.js";
+import { paged, prelude as common } from "./log-scripts.js";
 import type { Script } from "./redis.js";
 
 /** A message up to this many bytes travels in the bell; a larger one is read by each instance. */
@@ -224,7 +224,7 @@ return 'accepted ' .. place
 export const historyScript: Script = {
   name: "bridgeGroupHistory",
   keys: 2,
-  lua: `${prelude}${drains()}
+  lua: `${prelude}${drains()}${paged}
 local epoch, offset = group()
 local after = tonumber(ARGV[2])
 redis.call('XTRIM', KEYS[2], 'MINID', text(us - tonumber(ARGV[3]) * 1000))
@@ -236,7 +236,8 @@ if after < floor then return out end
 out[3] = 1
 local rows, size, from = 0, 0, '(' .. text(after)
 while rows < tonumber(ARGV[4]) and size < tonumber(ARGV[5]) do
-  local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 32)
+  local look = few(rows, size, tonumber(ARGV[5]))
+  local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', look)
   for _, row in ipairs(page) do
     out[#out + 1] = string.match(row[1], '^%d+')
     out[#out + 1] = row[2][2]
@@ -246,7 +247,7 @@ while rows < tonumber(ARGV[4]) and size < tonumber(ARGV[5]) do
     size = size + #row[2][6]
     from = '(' .. row[1]
   end
-  if #page < 32 then return out end
+  if #page < look then return out end
 end
 out[4] = 1
 return out

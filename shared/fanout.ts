@@ -3,6 +3,7 @@
  * publish costs the same in Redis for one member and for ten thousand: one script, one bell that each instance with a
  * member hears once. The scripts are in fanout-scripts.ts.
  */
+import { pageBytesMax } from "./bulk-reads.js";
 import { BridgeError } from "./errors.js";
 import {
   admitScript,
@@ -22,7 +23,7 @@ import {
   scheduledGroupMessageId,
 } from "./ids.js";
 import { keys } from "./keys.js";
-import type { Argument, RedisLink, Script } from "./redis.js";
+import type { RedisLink, Script } from "./redis.js";
 import type { Selection } from "./selection.js";
 
 export const fanoutScripts: readonly Script[] = [
@@ -38,9 +39,8 @@ export const fanoutScripts: readonly Script[] = [
   groupReceiptScript,
 ];
 
-/** One read of a history gives at most so many messages and about so many bytes. */
+/** One read of a history gives at most so many messages. */
 const readRowsMax = 500;
-const readBytesMax = 1_048_576;
 
 /** Where a group, or a member in it, stands: an offset grows with every message, an epoch changes when history was lost. */
 export interface Position {
@@ -382,19 +382,17 @@ export class Fanout {
     };
   }
 
-  /** What follows `offset`; with an epoch only if it is still that one. */
-  async read(group: string, { epoch, offset }: Position): Promise<HistoryPage> {
-    const args: Argument[] = [
-      epoch,
-      offset,
-      this.#options.historyMs,
-      readRowsMax,
-      readBytesMax,
-    ];
-    const reply = (await this.#redis.runBuffer(
+  /** What follows `offset`, about `bytes` of it; with an epoch only if it is still that one. */
+  async read(
+    group: string,
+    { epoch, offset }: Position,
+    bytes = pageBytesMax,
+  ): Promise<HistoryPage> {
+    const reply = (await this.#redis.read(
       historyScript,
       [keys.group(group), keys.groupHistory(group)],
-      args,
+      [epoch, offset, this.#options.historyMs, readRowsMax, bytes],
+      bytes,
     )) as Buffer[];
     const now = String(reply[0]);
     const rows: GroupEntry[] = [];

@@ -26,6 +26,13 @@ local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
 `;
+/** A page of rows of any size: a look copies about as many as there is room for, by what those so far took. */
+export const paged = `
+local function few(rows, size, most)
+  if rows == 0 then return 2 end
+  return math.max(1, math.min(32, math.floor((most - size) / (size / rows + 1))))
+end
+`;
 /** A key that a script may have begun lives no longer than its connection, `KEYS[1]`. */
 export const bounded = `
 local function bounded(key)
@@ -487,7 +494,7 @@ return 1
 export const readScript: Script = {
   name: "bridgeRead",
   keys: 4,
-  lua: `${prelude}${bounded}${drop}local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state')
+  lua: `${prelude}${bounded}${drop}${paged}local c = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'readTo', 'state')
 if not c[4] then return {'missing'} end
 if tonumber(c[1] or 0) > tonumber(ARGV[1]) then return {'fenced'} end
 if tonumber(c[1] or 0) < tonumber(ARGV[1]) or c[4] ~= 'open' then return {'missing'} end
@@ -498,7 +505,8 @@ local size, rows, from = 0, 0, '(' .. ARGV[2]
 local topics = redis.call('EXISTS', KEYS[4]) == 1
 local to
 while rows < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
-  local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 32)
+  local look = few(rows, size, tonumber(ARGV[4]))
+  local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', look)
   for _, row in ipairs(page) do
     local seq = string.match(row[1], '^%d+')
     local header, body = row[2][2], row[2][4]
@@ -522,10 +530,9 @@ while rows < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
     end
     from = '(' .. row[1]
   end
-  if #page < 32 then break end
-  out[3] = 1
+  out[3] = #page < look and 0 or 1
+  if #page < look then break end
 end
-if to and rows < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) then out[3] = 0 end
 if to and tonumber(to) > tonumber(c[3] or 0) then redis.call('HSET', KEYS[1], 'readTo', to) end
 return out
 `,

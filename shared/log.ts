@@ -2,6 +2,7 @@
  * The log of a connection: its messages in order until they are acked, recalled or expired. Append (with flag and
  * doorbell), read, report, recall, and the facts a receipt is made of. The scripts are in log-scripts.ts.
  */
+import { pageBytesMax } from "./bulk-reads.js";
 import { flagsOf, parseEntry, type Entry } from "./entry.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import { messageId, randomBase62, scheduledMessageId } from "./ids.js";
@@ -48,9 +49,8 @@ export const logScripts: readonly Script[] = [
   roomScript,
 ];
 
-/** One read gives at most so many messages and about so many bytes. */
+/** One read gives at most so many messages. */
 const readRowsMax = 500;
-const readBytesMax = 1_048_576;
 /** Reports that come within this time of others go together, milliseconds. */
 const reportWindowMs = 5;
 /** How many connections a producer counts for before it starts anew under another ID. */
@@ -625,9 +625,14 @@ export class Log {
     );
   }
 
-  /** What the owner of `epoch` may send after `cur`. */
-  async read(connectionId: string, epoch: number, cur: number): Promise<Page> {
-    const reply = (await this.#redis.runBuffer(
+  /** What the owner of `epoch` may send after `cur`, about `bytes` of it. */
+  async read(
+    connectionId: string,
+    epoch: number,
+    cur: number,
+    bytes = pageBytesMax,
+  ): Promise<Page> {
+    const reply = (await this.#redis.read(
       readScript,
       [
         keys.connection(connectionId),
@@ -635,7 +640,8 @@ export class Log {
         keys.fates(connectionId),
         keys.topics(connectionId),
       ],
-      [epoch, cur, readRowsMax, readBytesMax],
+      [epoch, cur, readRowsMax, bytes],
+      bytes,
     )) as Buffer[];
     const word = String(reply[0]);
     if (word !== "ok")

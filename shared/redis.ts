@@ -1,13 +1,14 @@
 /**
  * How Redis is reached: single, Sentinel or Cluster by URL. The only place with ioredis options.
  *
- * One connection carries every command of a process, one more its subscriptions. Commands of one turn of the
- * event loop leave in one write. While Redis is away a command is refused at once; while it is frozen the first
+ * One connection carries every command of a process, one more its subscriptions, a third large reads. Commands of one
+ * turn of the event loop leave in one write. While Redis is away a command is refused at once; while it is frozen the first
  * ones are refused after `patienceMs` and all later ones at once, until it answers again. Time in which this process
  * itself stood still does not count (deadlines.ts).
  */
 import { EventEmitter } from "node:events";
 import { Cluster, Redis, SentinelConnector, type RedisOptions } from "ioredis";
+import { BulkReads } from "./bulk-reads.js";
 import { afterRunning, Deadlines } from "./deadlines.js";
 import { BridgeError } from "./errors.js";
 import { isOutOfMemory, redisFull } from "./full.js";
@@ -30,6 +31,8 @@ const retryMs = (times: number): number => Math.min(50 * times, 250);
 const loadingMs = 50;
 /** No answer for this long means that Redis is frozen: 503 well within the promised second. */
 const patienceMs = 800;
+/** A large read may take its time; what comes later than this does not come. */
+const readPatienceMs = 10_000;
 const connectTimeoutMs = 2_000;
 /** Commands right after the start wait this long for the first connection: a cold start is no outage. */
 const firstConnectMs = 700;
@@ -368,6 +371,32 @@ const countOf = (script: Script, keys: readonly string[]): readonly number[] =>
 /** What an ioredis client offers to a script call. */
 type ScriptCall = (...args: Argument[]) => Promise<unknown>;
 
+function defineScripts(
+  client: Client,
+  scripts: readonly Script[],
+  publishCommand: string,
+): void {
+  for (const script of scripts)
+    client.defineCommand(script.name, {
+      ...(script.keys === undefined ? {} : { numberOfKeys: script.keys }),
+      // Bells are sharded on a Cluster; scripts say @publish for either.
+      lua: script.lua.replaceAll("@publish", publishCommand),
+    });
+}
+
+/** `name` with "Buffer" behind it gives strings as Buffers. */
+function callScript(
+  client: Client,
+  name: string,
+  count: readonly number[],
+  keys: readonly string[],
+  args: readonly Argument[],
+): Promise<unknown> {
+  const call = (client as unknown as Record<string, ScriptCall>)[name];
+  if (!call) throw new Error(`the script ${name} is not defined`);
+  return call.call(client, ...count, ...keys, ...args);
+}
+
 /** A process's Redis. `run` and `command` throw redis_unavailable, redis_full or outcome_unknown, nothing else of Redis. */
 export class RedisLink {
   readonly mode: Address["mode"];
@@ -377,7 +406,10 @@ export class RedisLink {
   readonly client: Client;
   readonly #address: Address;
   readonly #logger: Logger;
+  readonly #scripts: readonly Script[];
   readonly #blocking: Client[] = [];
+  /** Opened by the first large read. */
+  #reader: { client: Client; turns: BulkReads } | undefined;
   #subscriptions: Subscriptions | undefined;
   #suspect = false;
   #probe: NodeJS.Timeout | undefined;
@@ -398,12 +430,8 @@ export class RedisLink {
       () => new Error("Command timed out"),
     );
     boundClient(this.client, deadlines);
-    for (const script of scripts)
-      this.client.defineCommand(script.name, {
-        ...(script.keys === undefined ? {} : { numberOfKeys: script.keys }),
-        // Bells are sharded on a Cluster; scripts say @publish for either.
-        lua: script.lua.replaceAll("@publish", this.publishCommand),
-      });
+    this.#scripts = scripts;
+    defineScripts(this.client, scripts, this.publishCommand);
     this.#watch(this.client, "commands");
     this.#opening = new Promise((resolve) => {
       this.client.once("ready", resolve);
@@ -463,12 +491,46 @@ export class RedisLink {
     if (this.#opening) await this.#opened();
     if (this.#suspect) throw away();
     try {
-      const call = (this.client as unknown as Record<string, ScriptCall>)[name];
-      if (!call) throw new Error(`the script ${name} is not defined`);
-      return await call.call(this.client, ...count, ...keys, ...args);
+      return await callScript(this.client, name, count, keys, args);
     } catch (error) {
       throw this.#translate(error);
     }
+  }
+
+  /**
+   * Runs a script whose answer may be large, about `bytes`, on a connection of its own (bulk-reads.ts); strings in the reply
+   * are Buffers. It may wait for its turn.
+   */
+  async read(
+    script: Script,
+    keys: readonly string[],
+    args: readonly Argument[],
+    bytes: number,
+  ): Promise<unknown> {
+    if (this.#opening) await this.#opened();
+    if (!this.healthy) throw away();
+    this.#reader ??= this.#openReader();
+    const { client, turns } = this.#reader;
+    const name = `${script.name}Buffer`;
+    try {
+      return await turns.run(bytes, () =>
+        callScript(client, name, countOf(script, keys), keys, args),
+      );
+    } catch (error) {
+      throw this.#translate(error);
+    }
+  }
+
+  #openReader(): { client: Client; turns: BulkReads } {
+    // What is asked before it stands waits for it: a read may be done twice.
+    const client = connect(this.#address, { maxRetriesPerRequest: null });
+    boundClient(
+      client,
+      new Deadlines(readPatienceMs, () => new Error("Read timed out")),
+    );
+    defineScripts(client, this.#scripts, this.publishCommand);
+    this.#watch(client, "reads");
+    return { client, turns: new BulkReads() };
   }
 
   /** Calls `then` when this turn of the event loop has done what it had to do. What it sends leaves without delay. */
@@ -609,6 +671,7 @@ export class RedisLink {
       return redisFull({}, error);
     }
     if (
+      message === "Read timed out" ||
       message.startsWith("Stream isn't writeable") ||
       message.includes("enableOfflineQueue") ||
       serverAway.test(message) ||
@@ -634,6 +697,7 @@ export class RedisLink {
     if (this.#suspect || this.#closed) return;
     this.#suspect = true;
     this.#logger.warn("Redis does not answer");
+    this.#reader?.turns.refuse(away());
     const ask = async () => {
       try {
         await this.client.ping();
@@ -655,6 +719,7 @@ export class RedisLink {
     clearTimeout(this.#probe);
     this.#subscriptions?.close();
     for (const client of this.#blocking) client.disconnect();
+    this.#reader?.client.disconnect();
     this.client.disconnect();
   }
 }

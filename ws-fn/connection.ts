@@ -14,6 +14,7 @@
  * Before every write it is asked whether the connection is ours for certain (ownership.ts): by `#write` for all frames but messages, by delivery.ts for those (rule 1).
  */
 import type { CloseCode, Reason } from "../shared/api.js";
+import { pageBytesMax } from "../shared/bulk-reads.js";
 import {
   CLOSE_BY_BACKEND,
   CLOSE_CODES,
@@ -188,7 +189,8 @@ export class Connection {
     });
     this.#delivery = new Delivery(
       {
-        read: (cur) => deps.log.read(connectionId, claim.epoch, cur),
+        read: (cur) =>
+          deps.log.read(connectionId, claim.epoch, cur, this.#room),
         recall: (seq) => deps.log.recall(connectionId, seq, claim.epoch),
         mayWrite: () => this.#mayWrite(),
         confirm: () => this.#ownership.confirm(),
@@ -218,6 +220,7 @@ export class Connection {
         },
         write: (frame) => this.#write(frame),
         full: () => this.#full,
+        room: () => this.#room,
         live: () => this.#live,
       },
       claim,
@@ -308,6 +311,12 @@ export class Connection {
       },
     });
     return this.#slow.full;
+  }
+
+  /** Bytes of a page that the socket takes before it has enough. */
+  get #room(): number {
+    const room = this.#deps.config.slowBytes - this.#socket.bufferedBytes;
+    return Math.max(1, Math.min(room, pageBytesMax));
   }
 
   /** A line of the log that says which connection it is of. */

@@ -12,6 +12,7 @@ import {
   type Fanout,
   type GroupBell,
   type GroupEntry,
+  type HistoryPage,
   type Position,
 } from "../shared/fanout.js";
 import { channels, everybody } from "../shared/keys.js";
@@ -20,6 +21,7 @@ import { whileOpen } from "../shared/membership.js";
 import type { RedisLink } from "../shared/redis.js";
 import { startRounds } from "./rounds.js";
 import type { Frame, Speaker } from "./speaker.js";
+import { Window, Windows } from "./windows.js";
 
 /** A position is compared this often where there are few, but not more rarely than a third of a lease. */
 const compareEveryMs = 5_000;
@@ -72,11 +74,24 @@ export interface FeedMember {
   moved(position: Position): void;
 }
 
+/** What a member reads of its group's history. */
+export type GroupPage =
+  | { recovered: false; epoch: string; offset: number }
+  | {
+      recovered: true;
+      epoch: string;
+      rows: readonly GroupEntry[];
+      /** Nothing but these rows lies between the position that was asked for and this offset. */
+      to: number;
+    };
+
 export interface FeedDeps {
   fanout: Fanout;
   redis: Pick<RedisLink, "subscriptions">;
   logger: Logger;
   leaseMs: number;
+  /** Of histories that members read, kept for the others. Default: 32 MiB. */
+  windowBytes?: number;
 }
 
 export class Feed {
@@ -99,10 +114,14 @@ export class Feed {
   #fanned = false;
   readonly #counts = new Map<number, number>();
   #countTimer: NodeJS.Timeout | undefined;
+  readonly #window: Window;
+  /** Reads for members that are under way, by the position that they begin at. */
+  readonly #pages = new Map<string, Promise<HistoryPage>>();
 
-  constructor(group: string, deps: FeedDeps) {
+  constructor(group: string, deps: FeedDeps, windows: Windows) {
     this.group = group;
     this.#deps = deps;
+    this.#window = new Window(windows);
     this.#channel = channels.groupBell(group);
     this.opened = this.#open();
     // Whoever enters awaits it; one that all have left again is nobody's error.
@@ -174,6 +193,7 @@ export class Feed {
       });
     }
     this.#cur = entry.offset;
+    this.#window.heard(entry);
     let count = 0;
     for (const member of this.members) if (member.offer(delivery)) count += 1;
     if (count > 0) this.count(entry.offset, count);
@@ -255,6 +275,29 @@ export class Feed {
     if (again) void this.read();
   }
 
+  /**
+   * What follows a member's position, about `bytes` of it: from what others have read, else from Redis, once for all who ask for
+   * the same meanwhile. Throws redis_unavailable, outcome_unknown.
+   */
+  async page(from: Position, bytes: number): Promise<GroupPage> {
+    const here = this.#window.after(from, bytes);
+    if (here) return { recovered: true, epoch: from.epoch, ...here };
+    const name = `${from.epoch} ${from.offset}`;
+    let reading = this.#pages.get(name);
+    if (!reading) {
+      reading = this.#deps.fanout.read(this.group, from).finally(() => {
+        this.#pages.delete(name);
+      });
+      this.#pages.set(name, reading);
+      const page = await reading;
+      if (!this.#closed) this.#window.add(from.offset, page);
+    }
+    const { recovered, epoch, rows, more, offset } = await reading;
+    if (!recovered) return { recovered, epoch, offset };
+    const to = more ? (rows.at(-1)?.offset ?? from.offset) : offset;
+    return { recovered, epoch, rows, to };
+  }
+
   /** A message was handed to so many sockets more. */
   count(offset: number, count: number): void {
     this.#counts.set(offset, (this.#counts.get(offset) ?? 0) + count);
@@ -304,6 +347,7 @@ export class Feed {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#retry);
+    this.#window.clear();
     this.#tellCounts();
     void this.#deps.redis.subscriptions.unsubscribe(this.#channel);
   }
@@ -313,11 +357,13 @@ export class Feed {
 export class Feeds {
   readonly #deps: FeedDeps;
   readonly #feeds = new Map<string, Feed>();
+  readonly #windows: Windows;
   #onGap: (() => void) | undefined;
   #endRounds = () => {};
 
   constructor(deps: FeedDeps) {
     this.#deps = deps;
+    this.#windows = new Windows(deps.windowBytes);
   }
 
   /** A member enters; resolves with the feed once it hears the group. Throws redis_unavailable, outcome_unknown. */
@@ -325,7 +371,7 @@ export class Feeds {
     this.#start();
     let feed = this.#feeds.get(group);
     if (!feed) {
-      feed = new Feed(group, this.#deps);
+      feed = new Feed(group, this.#deps, this.#windows);
       this.#feeds.set(group, feed);
     }
     feed.members.add(member);

@@ -14,12 +14,7 @@
  */
 import type { GroupPosition } from "../shared/api.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
-import type {
-  Fanout,
-  GroupEntry,
-  HistoryPage,
-  Position,
-} from "../shared/fanout.js";
+import type { Fanout, GroupEntry, Position } from "../shared/fanout.js";
 import { isFor, type Who } from "../shared/selection.js";
 import { everybody, groupTag } from "../shared/keys.js";
 import { whileOpen, type Memberships } from "../shared/membership.js";
@@ -54,6 +49,8 @@ export interface MemberPorts {
   write(frame: Frame | undefined): boolean;
   /** The socket has enough; `drained` follows. */
   full(): boolean;
+  /** Bytes that it takes before it has. */
+  room(): number;
   live(): boolean;
 }
 
@@ -61,7 +58,6 @@ class Member implements FeedMember {
   readonly connectionId: string;
   readonly group: string;
   readonly #ports: MemberPorts;
-  readonly #fanout: Fanout;
   readonly #who: Who;
   #mode: "behind" | "live" | "paused" | "left" = "behind";
   #feed: Feed | undefined;
@@ -70,16 +66,14 @@ class Member implements FeedMember {
   #told: Position | undefined;
   /** Up to here messages may have been sent before. */
   #redeliveredTo = 0;
-  #page: HistoryPage | undefined;
   #catching = false;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = againMs.first;
 
-  constructor(group: string, ports: MemberPorts, fanout: Fanout, who: Who) {
+  constructor(group: string, ports: MemberPorts, who: Who) {
     this.group = group;
     this.connectionId = ports.connectionId;
     this.#ports = ports;
-    this.#fanout = fanout;
     this.#who = who;
   }
 
@@ -89,28 +83,28 @@ class Member implements FeedMember {
   }
 
   /**
-   * Takes its place: at `from`, or at `here`, where the group stands. What follows `from` is read, unless nothing does.
+   * Takes its place where it may go on, or at `here`, where the group stands. Whether everything after that can be had is looked
+   * up, unless nothing follows.
    */
   async enter(
     feed: Feed,
     here: Position,
-    from: Position | undefined,
-    redelivered: boolean,
+    { stored, from, recovered: asked, redelivered }: Place,
   ): Promise<GroupPosition> {
     this.#feed = feed;
     this.#at = { ...here };
-    let recovered = true;
+    let recovered = asked;
     if (from && !same(from, here)) {
-      const page = await this.#fanout.read(this.group, from);
-      recovered = page.recovered;
-      this.#at = {
-        epoch: page.epoch,
-        offset: recovered ? from.offset : page.offset,
-      };
-      if (recovered) this.#page = page;
-      if (redelivered) this.#redeliveredTo = page.offset;
+      const page = await feed.page(from, this.#ports.room());
+      if (page.recovered) this.#at = { ...from, epoch: page.epoch };
+      else {
+        recovered = false;
+        this.#at = { epoch: page.epoch, offset: page.offset };
+      }
+      if (redelivered)
+        this.#redeliveredTo = Math.max(here.offset, feed.position.offset);
     }
-    this.#told = recovered ? from : undefined;
+    this.#told = stored;
     // A connection that dies before its first ack comes back to here.
     this.#acked = this.at;
     return { ...this.#at, recovered };
@@ -172,7 +166,6 @@ class Member implements FeedMember {
     while (feed && this.#behind && !this.#ports.full()) {
       const { epoch, offset } = feed.position;
       if (
-        !this.#page &&
         this.#at.epoch === epoch &&
         this.#at.offset >= offset &&
         this.#ports.mayWrite()
@@ -182,16 +175,13 @@ class Member implements FeedMember {
         return;
       }
       if (!this.#ports.mayWrite() && !(await this.#ports.confirm())) return;
-      const page =
-        this.#page ?? (await this.#fanout.read(this.group, this.#at));
-      this.#page = undefined;
+      const page = await feed.page(this.#at, this.#ports.room());
       if (!this.#behind) return;
       if (!page.recovered) this.#lose(page);
-      else if (this.#take(page.rows) && !page.more)
-        this.#at = {
-          epoch: page.epoch,
-          offset: Math.max(this.#at.offset, page.offset),
-        };
+      else if (page.to <= this.#at.offset)
+        throw new Error("Redis knows less than was heard");
+      else if (this.#take(page.rows))
+        this.#at = { epoch: page.epoch, offset: page.to };
       // The history is of an epoch that the feed has not heard of.
       if (page.epoch !== feed.position.epoch) await feed.read();
     }
@@ -254,6 +244,36 @@ class Member implements FeedMember {
 const same = (a: Position, b: Position): boolean =>
   a.epoch === b.epoch && a.offset === b.offset;
 
+/** Where a member begins. */
+interface Place {
+  /** What Redis knows. */
+  stored: Position | undefined;
+  /** What follows it is wanted; undefined: where the group stands. */
+  from: Position | undefined;
+  /** False: the client misses something that it cannot have. */
+  recovered: boolean;
+  /** What follows may have been sent before. */
+  redelivered: boolean;
+}
+
+/**
+ * A position that a client names is a claim. Redis knows where it joined, or what it has acked since: before that nothing was said to
+ * it, or it has it. `fresh`: nothing can have been sent to it yet.
+ */
+function placeOf(
+  stored: Position | undefined,
+  asked?: number,
+  fresh = true,
+): Place {
+  const isAhead = stored !== undefined && (asked ?? -1) > stored.offset;
+  return {
+    stored,
+    from: isAhead ? { ...stored, offset: asked ?? 0 } : stored,
+    recovered: asked === undefined || isAhead || asked === stored?.offset,
+    redelivered: !fresh && !isAhead,
+  };
+}
+
 /** Whether `join:<group>` or `publish:<group>` is among a connection's permissions; `*` stands for every group. */
 const permits = (permissions: string, verb: string, group: string) => {
   const all = JSON.parse(permissions) as string[];
@@ -313,18 +333,9 @@ export class Members {
     const { positions, fresh } = claim.groups;
     const places = await Promise.all(
       [everybody, ...names].map(async (group) => {
-        const stored = positions.get(group);
-        const offset = asked.get(group);
-        const from =
-          offset === undefined
-            ? stored
-            : { epoch: stored?.epoch ?? "", offset };
-        const redelivered = offset === undefined && !fresh;
         const here = group === everybody ? claim.groups.everybody : undefined;
-        return [
-          group,
-          await this.#enter(group, from, redelivered, here),
-        ] as const;
+        const place = placeOf(positions.get(group), asked.get(group), fresh);
+        return [group, await this.#enter(group, place, here)] as const;
       }),
     );
     return Object.fromEntries(places);
@@ -332,12 +343,11 @@ export class Members {
 
   async #enter(
     group: string,
-    from: Position | undefined,
-    redelivered: boolean,
+    place: Place,
     here?: Position,
   ): Promise<GroupPosition> {
     const { feeds, fanout } = this.#stores;
-    const member = new Member(group, this.#ports, fanout, this.#who);
+    const member = new Member(group, this.#ports, this.#who);
     this.#members.set(group, member);
     try {
       const feed = await feeds.enter(group, member);
@@ -350,9 +360,9 @@ export class Members {
           whileOpen,
           feed.position,
         ));
-      const place = await member.enter(feed, now, from, redelivered);
+      const entered = await member.enter(feed, now, place);
       if (this.#stopped) member.leave(feeds);
-      return place;
+      return entered;
     } catch (error) {
       this.#members.delete(group);
       member.leave(feeds);
@@ -442,7 +452,8 @@ export class Members {
       );
       this.#version = joined.version ?? this.#version;
       const { epoch, offset } = joined;
-      await this.#enter(group, { epoch, offset }, false, { epoch, offset });
+      const joinedAt = { epoch, offset };
+      await this.#enter(group, placeOf(joinedAt), joinedAt);
       member = this.#members.get(group);
     }
     const { epoch, offset } = member?.at ?? { epoch: "", offset: 0 };
@@ -505,7 +516,10 @@ export class Members {
         }
       for (const name of names) {
         if (this.#members.has(name)) continue;
-        const joined = await this.#enter(name, now.positions.get(name), false);
+        const joined = await this.#enter(
+          name,
+          placeOf(now.positions.get(name)),
+        );
         await this.#say(this.#ports.speaker.group(name, joined));
         this.#members.get(name)?.catchUp();
       }

@@ -18,6 +18,7 @@ import {
   patience,
   startWorld,
   type Client,
+  type Windows,
   type World,
 } from "../fixtures/world.js";
 
@@ -31,13 +32,19 @@ async function start(
     scripts = [],
     fanout = () => ({}),
     leaseMs = 3_600_000,
-  }: {
+    windowBytes = 0,
+    ...windows
+  }: Partial<Windows> & {
     scripts?: readonly Script[];
     fanout?: (own: Fanout) => Partial<Fanout>;
-    leaseMs?: number;
+    windowBytes?: number;
   } = {},
 ) {
-  const world = await startWorld(t, redis.url, { scripts, historyMessages: 5 });
+  const world = await startWorld(t, redis.url, {
+    scripts,
+    historyMessages: 5,
+    ...windows,
+  });
   const group = `g${++groups}`;
   /** Bells that do not arrive. */
   const bells = { lost: 0, onSubscribe: () => Promise.resolve() };
@@ -57,6 +64,7 @@ async function start(
     redis: { subscriptions: deaf },
     logger: world.deps.logger,
     leaseMs,
+    windowBytes,
   });
   t.teardown(() => feeds.close());
   const say = (...texts: string[]) => publish(world, group, texts);
@@ -387,6 +395,77 @@ t.test("a member that does not read costs no memory", async (t) => {
   t.match(socket.said.at(-1), { type: "group", group, recovered: false });
   await say("next");
   await client.receives("1", "2", "next");
+});
+
+/** Members whose sockets take little at a time read the same history. How many times each byte of it came from Redis. */
+async function slowMembers(t: Test, guarded: boolean): Promise<number> {
+  const { world, group, enter, prepare } = await start(t, {
+    historyBytes: 16_000_000,
+    historyMessages: 1_000,
+    ...(guarded ? { windowBytes: 33_554_432 } : {}),
+  });
+  const ids = await Promise.all(Array.from({ length: 20 }, prepare));
+  const clients = await Promise.all(ids.map((id) => enter(id)));
+  for (const { socket } of clients) {
+    socket.bufferedBytes = 2_000_000;
+    const { send } = socket;
+    socket.send = (frame, taken) => {
+      socket.bufferedBytes += frame.data.length;
+      send.call(socket, frame, taken);
+    };
+  }
+  // Too large for a bell.
+  const text = "x".repeat(100_000);
+  const count = 30;
+  const given = async () =>
+    Number(
+      /total_net_output_bytes:(\d+)/.exec(
+        String(await redis.cli("INFO", "stats")),
+      )?.[1],
+    );
+  const before = await given();
+  await publish(
+    world,
+    group,
+    Array.from({ length: count }, () => text),
+  );
+  let next = 0;
+  await until(() => {
+    // One after the other, so that no two ask at the same time.
+    (clients[next++ % clients.length] as Client).socket.bufferedBytes = 0;
+    return clients.every(({ socket }) => socket.messages.length === count);
+  }, patience);
+  return ((await given()) - before) / (count * text.length);
+}
+
+t.test("members that take little at a time", async (t) => {
+  const without = await slowMembers(t, false);
+  t.ok(without > 10, `each reads all of it: ${without.toFixed(1)} times`);
+  const times = await slowMembers(t, true);
+  t.ok(times < 4, `it is read for all of them: ${times.toFixed(1)} times`);
+});
+
+/** A client that was let in late names a position from before. */
+async function beforeItWas(t: Test, group?: string) {
+  const { world, group: own, enter, prepare } = await start(t);
+  const name = group ?? own;
+  const { epoch } = await world.fanout.hold(name, [], { spanMs: 1 });
+  await publish(world, name, ["not for you"]);
+  const id = await prepare();
+  await publish(world, name, ["1"]);
+  const offsets = new Map([[name, Number(epoch)]]);
+  const client = await enter(id, { offsets });
+  await publish(world, name, ["2"]);
+  await until(() => client.socket.messages.includes("2"), patience);
+  return { said: client.socket.messages, at: place(client, name) };
+}
+
+t.test("what was said before it was a member", async (t) => {
+  for (const group of [undefined, everybody]) {
+    const { said, at } = await beforeItWas(t, group);
+    t.same(said, ["1", "2"], "is not said to it, whatever it names");
+    t.match(at, { recovered: false }, "and it hears so");
+  }
 });
 
 /** Redis commands, those inside scripts included, for twenty messages and the acks of all members. */
