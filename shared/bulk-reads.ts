@@ -9,6 +9,14 @@ export const pageBytesMax = 131_072;
 /** Bytes that may be on their way at the same time. */
 const budgetBytes = 4_194_304;
 
+/** Lua: rows may be of any size, so a look copies about as many as there is room for, by what those so far took. */
+export const paged = `
+local function few(rows, size, most)
+  if rows == 0 then return 2 end
+  return math.max(1, math.min(32, math.floor((most - size) / (size / rows + 1))))
+end
+`;
+
 /** First come, first served. */
 export class ByteBudget {
   readonly #waiting: { bytes: number; go(): void }[] = [];

@@ -9,10 +9,10 @@
  * be told of goes into its lane in the same script: see lane-scripts.ts.
  */
 import type { BridgeEvent, EventType } from "./api.js";
-import { pageBytesMax } from "./bulk-reads.js";
+import { paged, pageBytesMax } from "./bulk-reads.js";
 import { channels, keys } from "./keys.js";
 import { enlane } from "./lane-scripts.js";
-import { paged } from "./log-scripts.js";
+
 import type { RedisLink, Script } from "./redis.js";
 import type { WebhookSettings } from "./webhook-settings.js";
 

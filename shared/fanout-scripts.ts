@@ -8,8 +8,9 @@
  * Header, separated by spaces (fanout.ts reads it):
  *   expiresAt bytesBefore prev scheduledId|- onceOnly binary contentType
  */
+import { paged } from "./bulk-reads.js";
 import { drains } from "./full.js";
-import { paged, prelude as common } from "./log-scripts.js";
+import { prelude as common } from "./log-scripts.js";
 import type { Script } from "./redis.js";
 
 /** A message up to this many bytes travels in the bell; a larger one is read by each instance. */

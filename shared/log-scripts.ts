@@ -6,6 +6,7 @@
  * header, so that the writers of the wire format stand here and its readers in entry.ts. Header, separated by spaces:
  *   expiresAt cumulativeBytes scheduledId|- onlyEpoch|- topic|- flags contentType      (flags: entry.ts)
  */
+import { paged } from "./bulk-reads.js";
 import { drains } from "./full.js";
 import { horizonMs } from "./keys.js";
 import { forMany } from "./many.js";
@@ -25,13 +26,6 @@ const names = `
 local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
-`;
-/** A page of rows of any size: a look copies about as many as there is room for, by what those so far took. */
-export const paged = `
-local function few(rows, size, most)
-  if rows == 0 then return 2 end
-  return math.max(1, math.min(32, math.floor((most - size) / (size / rows + 1))))
-end
 `;
 /** A key that a script may have begun lives no longer than its connection, `KEYS[1]`. */
 export const bounded = `

@@ -70,6 +70,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
   const lines = [
     ["api.d.ts"],
     [
+      "bulk-reads.ts",
       "config.ts",
       "errors.ts",
       "close-codes.ts",
