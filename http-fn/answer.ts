@@ -1,6 +1,7 @@
 /** Answers: JSON, or aligned text for who asks for it; and every error as one shape. */
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { BridgeError, toProblem } from "../shared/errors.js";
+import { visibleJson } from "../shared/visible.js";
 import { toText } from "./text.js";
 
 const JSON_TYPE = "application/json; charset=utf-8";
@@ -31,7 +32,7 @@ const named = (accept = ""): string[] =>
     .map((part) => (part.split(";")[0] ?? "").trim());
 
 /** A newline at the end, so that a terminal's prompt stays on a line of its own. */
-const toJson = (value: object): string => `${JSON.stringify(value)}\n`;
+const toJson = (value: object): string => `${visibleJson(value)}\n`;
 
 export function answer(
   request: FastifyRequest,

@@ -11,6 +11,12 @@ import type { ErrorCode } from "../shared/api.js";
 import type { ApiKey } from "../shared/config.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import type { Logger } from "../shared/logging.js";
+import {
+  headerLines,
+  isSecureUrl,
+  protectionHeaders,
+} from "../shared/protection.js";
+import { visibleJson } from "../shared/visible.js";
 import { answer, answerProblem, toBridgeError } from "./answer.js";
 import { pushBatch } from "./batch.js";
 import { BODY_BYTES_MAX, BODY_MS_MAX } from "./body.js";
@@ -112,6 +118,7 @@ type Handler<Id extends OperationId> = (
 /** Builds the app; `close()` answers waits, ends streams, and lets callers go before it stops listening. */
 export function buildApp(deps: AppDeps): FastifyInstance {
   const { bridge, contract, logger } = deps;
+  const protection = protectionHeaders(isSecureUrl(deps.publicWsUrl));
   const timeouts = { ...TIMEOUTS, ...deps.timeouts };
   const gate = createGate(deps);
   const live = createLiveRequests();
@@ -133,7 +140,8 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     return503OnClosing: false,
     frameworkErrors: (error, request, reply) =>
       void fail(error, request, reply),
-    clientErrorHandler: (error, socket) => refuse(error, socket, logger),
+    clientErrorHandler: (error, socket) =>
+      refuse(error, socket, logger, protection),
   });
 
   // Handlers read the body themselves, so that nobody's bytes are read before the credentials are checked. fastify need not
@@ -172,7 +180,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
           "request failed",
         );
     }
-    return answerProblem(known, request, reply);
+    return answerProblem(known, request, reply.headers(protection));
   }
   app.setErrorHandler(fail);
 
@@ -185,6 +193,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       // HEAD of a stream would last as long as the stream.
       exposeHeadRoute: method === "GET" && !STREAMS.has(id),
       handler(request, reply) {
+        reply.headers(protection);
         const apiKeyName = gate(request.headers, scope);
         const given = parameters(request.raw, request.query);
         // What has no scope must answer without Redis.
@@ -319,11 +328,10 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   return app;
 }
 
-/** On every page: nothing from elsewhere, not inside a foreign frame, the type as it is said. */
+/** On every page: nothing from elsewhere, not inside a foreign frame. */
 const STATIC_HEADERS = {
   "content-security-policy":
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-  "x-content-type-options": "nosniff",
   "cache-control": "no-cache",
 };
 
@@ -334,13 +342,16 @@ const LIBRARY_HEADERS = {
   "cross-origin-resource-policy": "cross-origin",
 };
 
-/** The platform's request ID where there is one, so that both logs tell the same story; else one of our own. */
+/** Any other text may be a secret, and stands in every line of its request. */
+const uuid = /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/i;
+
+/** The platform's request ID (a UUID) where there is one, so that both logs tell the same story; else one of our own. */
 function requestIds(): (raw: IncomingMessage) => string {
   const start = Date.now().toString(36);
   let count = 0;
   return (raw) => {
     const given = raw.headers["x-scf-request-id"];
-    return typeof given === "string" && /^[\w-]{1,64}$/.test(given)
+    return typeof given === "string" && uuid.test(given)
       ? given
       : `${start}-${(count++).toString(36)}`;
   };
@@ -375,6 +386,7 @@ function refuse(
   error: Error & { code?: string },
   socket: Socket,
   logger: AppDeps["logger"],
+  protection: Readonly<Record<string, string>>,
 ): void {
   if (error.code === "ECONNRESET" || !socket.writable) {
     socket.destroy();
@@ -385,9 +397,10 @@ function refuse(
   );
   const { status, code } = problem;
   logger.info({ status, code }, "request refused");
-  const body = JSON.stringify(problem);
+  const body = visibleJson(problem);
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? "Error"}\r\nConnection: close\r\n` +
+      headerLines(protection) +
       `Content-Type: application/problem+json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
     () => socket.destroy(),
   );

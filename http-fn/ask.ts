@@ -70,8 +70,7 @@ export async function answerWithReply(
       "content-type": said.contentType,
       "reply-connection": said.connectionId,
       "cache-control": "no-store",
-      // A client chose the bytes: should a page ever show this answer, nothing in it may run.
-      "x-content-type-options": "nosniff",
+      // A client chose the bytes: should a page ever show this answer, nothing in it may run (nosniff is on all answers).
       "content-security-policy": "default-src 'none'; sandbox",
     })
     .send(said.body);

@@ -15,6 +15,7 @@ import {
   parseJson,
   type MediaType,
 } from "../shared/media.js";
+import { visible, visibleJson } from "../shared/visible.js";
 import { accepts, toBridgeError, wantsText } from "./answer.js";
 import { BODY_BYTES_MAX, checkEncoding, readBody, tooLarge } from "./body.js";
 import type { Bridge } from "./bridge.js";
@@ -22,6 +23,7 @@ import { invalidParameter, type ParametersOf } from "./contract.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
 import { send, toPush, type PushDefaults } from "./push-request.js";
+import { beginStream } from "./streaming.js";
 
 /** What one batch may be. `x-max-…` of `BatchItems` in openapi.yaml say the same. */
 export const BATCH_LIMITS = {
@@ -372,7 +374,7 @@ interface Form {
   text(result: BatchResult): string;
 }
 
-const json = (result: BatchResult): string => JSON.stringify(result);
+const json = (result: BatchResult): string => visibleJson(result);
 
 const NDJSON: Form = {
   contentType: "application/x-ndjson; charset=utf-8",
@@ -409,13 +411,13 @@ const TEXT: Form = {
             rest ? "(and all after it)" : "",
             problem?.detail ?? problem?.title ?? "",
           ];
-    return [
-      String(index).padStart(5),
-      String(status),
-      ...words.filter((word) => word !== ""),
-    ]
-      .join("  ")
-      .replace(/[\r\n\t]+/g, " ");
+    return visible(
+      [
+        String(index).padStart(5),
+        String(status),
+        ...words.filter((word) => word !== ""),
+      ].join("  "),
+    );
   },
 };
 
@@ -442,17 +444,9 @@ class Sink {
 
   constructor(reply: FastifyReply, form: Form) {
     this.#form = form;
-    const { raw } = reply.hijack();
-    this.#raw = raw;
     // A caller that left is no error; what it sent completely is still done.
-    raw.on("error", () => undefined);
-    raw.writeHead(200, {
-      "content-type": form.contentType,
-      "cache-control": "no-store",
-      // Asks nginx-like proxies to pass every line on at once.
-      "x-accel-buffering": "no",
-    });
-    raw.flushHeaders();
+    this.#raw = beginStream(reply, form.contentType);
+    this.#raw.flushHeaders();
   }
 
   /** Reserves the next place, which `put` fills. */

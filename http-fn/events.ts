@@ -3,6 +3,7 @@ import type { ServerResponse } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { BridgeEvent, EventGap } from "../shared/api.js";
 import type { FeedItem, Following } from "../shared/event-feed.js";
+import { visible, visibleJson } from "../shared/visible.js";
 import { accepts, wantsText } from "./answer.js";
 import type { Bridge } from "./bridge.js";
 import type { Chores } from "./chores.js";
@@ -140,7 +141,7 @@ function once<Event extends object>(write: (event: Event) => string) {
   };
 }
 
-const json = once((event: BridgeEvent | EventGap) => JSON.stringify(event));
+const json = once((event: BridgeEvent | EventGap) => visibleJson(event));
 const sse = once(
   (event: BridgeEvent | EventGap) =>
     `event: ${event.type}\nid: ${event.position}\ndata: ${json(event)}\n\n`,
@@ -168,7 +169,7 @@ function factOf(data: BridgeEvent["data"]): string {
   if ("event" in data) {
     const said = data.data ?? `(${data.contentType})`;
     const shown = said.length > SAID_MAX ? `${said.slice(0, SAID_MAX)}…` : said;
-    return `${data.event}  ${shown.replaceAll(/\p{Cc}/gu, " ")}`.trimEnd();
+    return `${data.event}  ${shown}`.trimEnd();
   }
   if ("reason" in data) return data.reason;
   return "count" in data ? `${data.count}` : data.protocol;
@@ -177,7 +178,8 @@ function factOf(data: BridgeEvent["data"]): string {
 const TEXT: Form = {
   contentType: "text/plain; charset=utf-8",
   event: ({ time, type, subject, data }) => {
-    return `${time}  ${type.padEnd(19)}  ${subject}  ${factOf(data)}\n`;
+    const line = `${time}  ${type.padEnd(19)}  ${subject}  ${factOf(data)}`;
+    return `${visible(line)}\n`;
   },
   gap: ({ time, type, data }) =>
     `${time}  ${type.padEnd(19)}  events after ${data.after} are not kept any more\n`,

@@ -8,6 +8,7 @@ import {
   type Config,
 } from "../shared/config.js";
 import { createLogger } from "../shared/logging.js";
+import { complain, say } from "../shared/output.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { buildApp, type Asset } from "./app.js";
 import { contractOf, type OpenApi } from "./contract.js";
@@ -19,7 +20,7 @@ const SHUTDOWN_MS_MAX = 5_000;
 
 function readConfig(): Config {
   if (process.argv.includes("--print-config")) {
-    console.log(printConfig(process.env));
+    say(printConfig(process.env));
     process.exit(0);
   }
   return parseConfig(process.env);
@@ -88,18 +89,26 @@ async function start(config: Config): Promise<void> {
     throw error;
   }
   const { address, family, port } = app.server.address() as AddressInfo;
-  console.log(
-    `listening ${family === "IPv6" ? `[${address}]` : address}:${port}`,
-  );
+  say(`listening ${family === "IPv6" ? `[${address}]` : address}:${port}`);
 }
+
+function end(error: unknown): never {
+  if (error instanceof ConfigError) complain(error.lines.join("\n"));
+  else if ((error as NodeJS.ErrnoException).code === "EADDRINUSE")
+    complain("The port is taken; PORT names another one, 0 a free one.");
+  else
+    complain(error instanceof Error && "code" in error ? error.message : error);
+  process.exit(1);
+}
+
+// Node itself would print such an error with all that hangs on it: an ioredis error has its command's arguments.
+process.on("uncaughtException", (error) => {
+  complain(error);
+  process.exit(1);
+});
 
 try {
   await start(readConfig());
 } catch (error) {
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (error instanceof ConfigError) console.error(error.lines.join("\n"));
-  else if (code === "EADDRINUSE")
-    console.error("The port is taken; PORT names another one, 0 a free one.");
-  else console.error(message);
-  process.exit(1);
+  end(error);
 }

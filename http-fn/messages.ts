@@ -4,6 +4,7 @@ import type { Receipt } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
 import { parseGroupMessageId, parseMessageId } from "../shared/ids.js";
 import { isOver } from "../shared/receipts.js";
+import { visible, visibleJson } from "../shared/visible.js";
 import { accepts, answer, wantsText } from "./answer.js";
 import type { Bridge } from "./bridge.js";
 import type { ParametersOf } from "./contract.js";
@@ -99,17 +100,18 @@ const SSE: Form = {
   contentType: "text/event-stream; charset=utf-8",
   comment: ":\n\n",
   line: (receipt) =>
-    `event: ${receipt.status}\nid: ${idOf(receipt)}\ndata: ${JSON.stringify(receipt)}\n\n`,
+    `event: ${receipt.status}\nid: ${idOf(receipt)}\ndata: ${visibleJson(receipt)}\n\n`,
 };
 const NDJSON: Form = {
   contentType: "application/x-ndjson; charset=utf-8",
-  line: (receipt) => `${JSON.stringify(receipt)}\n`,
+  line: (receipt) => `${visibleJson(receipt)}\n`,
 };
 const TEXT: Form = {
   contentType: "text/plain; charset=utf-8",
   line: ({ id, status, timeline, ack, reason }) =>
-    `${timeline.at(-1)?.at ?? ""}  ${status.padEnd(13)}  ${id}  ${ack ?? reason ?? ""}`.trimEnd() +
-    "\n",
+    visible(
+      `${timeline.at(-1)?.at ?? ""}  ${status.padEnd(13)}  ${id}  ${ack ?? reason ?? ""}`.trimEnd(),
+    ) + "\n",
 };
 
 function formOf(request: FastifyRequest): Form {

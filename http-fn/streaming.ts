@@ -1,6 +1,6 @@
 /** Answers that go on: their head, their heartbeat, and their pace. */
 import { once } from "node:events";
-import type { ServerResponse } from "node:http";
+import type { OutgoingHttpHeaders, ServerResponse } from "node:http";
 import type { FastifyReply } from "fastify";
 
 /** A comment goes out this often, milliseconds: half of the shortest idle timeout met in proxies (30 s). */
@@ -15,6 +15,7 @@ export function beginStream(
   // A caller that left is no error; `live` ends what feeds the stream.
   raw.on("error", () => undefined);
   raw.writeHead(200, {
+    ...(reply.getHeaders() as OutgoingHttpHeaders),
     "content-type": contentType,
     "cache-control": "no-store",
     // Asks nginx-like proxies to pass every line on at once.

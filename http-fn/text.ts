@@ -1,4 +1,8 @@
-/** Any answer as aligned text for people with a terminal: names to the left, values in one column, a newline at the end. */
+/**
+ * Any answer as aligned text for people with a terminal: names to the left, values in one column, a newline at the end.
+ * Names and values may be anybody's, so each goes through `visible`: it stays in its cell, and the terminal obeys none.
+ */
+import { visible } from "../shared/visible.js";
 
 type Row = [name: string, value: string];
 
@@ -25,7 +29,12 @@ function flatten(
   }
   if (isRecord(value)) {
     for (const [key, part] of Object.entries(value))
-      flatten(name === "" ? key : `${name}.${key}`, part, rows, tables);
+      flatten(
+        name === "" ? word(key) : `${name}.${word(key)}`,
+        part,
+        rows,
+        tables,
+      );
     return;
   }
   rows.push([name, cell(value)]);
@@ -35,7 +44,7 @@ function flatten(
 function table(name: string, items: Record<string, unknown>[]): string {
   const columns = [...new Set(items.flatMap((item) => Object.keys(item)))];
   const lines = [
-    columns,
+    columns.map(word),
     ...items.map((item) => columns.map((column) => cell(item[column]))),
   ];
   const widths = columns.map((_, index) =>
@@ -57,12 +66,14 @@ function cell(value: unknown): string {
   if (isRecord(value))
     return (
       Object.entries(value)
-        .map(([key, part]) => `${key}=${cell(part)}`)
+        .map(([key, part]) => `${word(key)}=${cell(part)}`)
         .join(" ") || "-"
     );
-  // One value stays on one line, whatever is in it.
-  return String(value).replace(/[\r\n\t]+/g, " ");
+  return word(String(value));
 }
+
+/** One value stays on one line and in its column, whatever is in it. */
+const word = (text: string): string => visible(text).replaceAll("\t", "\\t");
 
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);

@@ -2,6 +2,7 @@
 // Both are bounded: who reads too slowly misses lines, is told how many, and never fills our memory.
 
 import type { ServerResponse } from "node:http";
+import { visibleJson } from "../shared/visible.js";
 import type { Invocation } from "./invocation.js";
 import type { LogBook, LogFilter } from "./log-book.js";
 import {
@@ -207,5 +208,5 @@ export class LiveFeed {
 }
 
 function event(name: string, data: object): string {
-  return `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
+  return `event: ${name}\ndata: ${visibleJson(data)}\n\n`;
 }

@@ -1,6 +1,8 @@
 // One line of the log, and the three ways to write it: as the documents show it, as our JSON, and as a record of the
 // log service with its fourteen fields.
 
+import { visible, visibleJson } from "../shared/visible.js";
+
 export interface LogRecord {
   readonly time: number;
   readonly functionName: string;
@@ -26,16 +28,16 @@ export function writeRecord(record: LogRecord, format: LogFormat): string {
     case "text":
       return asText(record);
     case "json":
-      return JSON.stringify(asJson(record));
+      return visibleJson(asJson(record));
     case "scf":
-      return JSON.stringify(asServiceRecord(record));
+      return visibleJson(asServiceRecord(record));
   }
 }
 
 function asText(record: LogRecord): string {
   const { time, functionName, instanceId, message } = record;
   const when = new Date(time).toISOString();
-  return `${when} ${functionName} ${instanceId ?? "-"} ${message}`;
+  return visible(`${when} ${functionName} ${instanceId ?? "-"} ${message}`);
 }
 
 export function asJson(record: LogRecord) {

@@ -2,6 +2,7 @@
 
 import type { Readable, Writable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
+import { visible } from "../shared/visible.js";
 
 /** What the platform asks of a logger; the shared one fits. */
 export interface Log {
@@ -56,7 +57,7 @@ export function readLines(
 /** Output that nobody reads may pile up to this many bytes; then lines are dropped, and counted. */
 const MAX_PILED_BYTES = 1_048_576;
 
-/** Writes lines to a stream; says how many it dropped as soon as there is room again. */
+/** Writes lines to a stream, with nothing in them for a terminal to obey: a function prints what strangers sent. Says how many it dropped as soon as there is room again. */
 export function boundedLines(target: Writable): (line: string) => void {
   let dropped = 0;
   target.on("error", nothing); // whoever read it may be gone
@@ -67,6 +68,6 @@ export function boundedLines(target: Writable): (line: string) => void {
     }
     if (dropped > 0) target.write(`(${dropped} lines dropped)\n`);
     dropped = 0;
-    target.write(`${line}\n`);
+    target.write(`${visible(line)}\n`);
   };
 }

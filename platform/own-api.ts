@@ -3,6 +3,8 @@
 
 import { readFileSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { protectionHeaders } from "../shared/protection.js";
+import { visibleLines } from "../shared/visible.js";
 import { followLog, LiveFeed } from "./live-feed.js";
 import { writeRecord, type LogFormat } from "./log-record.js";
 import type { Guard } from "./own-guard.js";
@@ -131,7 +133,6 @@ export function createOwnApi<Instance extends Controlled>({
     const type = format === "text" ? "text/plain; charset=utf-8" : NDJSON;
     res.setHeader("Content-Type", type);
     res.setHeader("Cache-Control", "no-store");
-    res.setHeader("X-Content-Type-Options", "nosniff");
     const isOnce = follows === undefined || /^(0|false)$/.test(follows);
     if (isOnce || req.method === "HEAD")
       res.end(
@@ -167,6 +168,8 @@ export function createOwnApi<Instance extends Controlled>({
   }
 
   return (req: IncomingMessage, res: ServerResponse): void => {
+    for (const [name, value] of Object.entries(protectionHeaders(false)))
+      res.setHeader(name, value);
     const visitor = guard.admit(req);
     if ("code" in visitor) return answerProblem(res, visitor);
     const path = (req.url ?? "").replace(/\?.*$/s, "");
@@ -233,7 +236,7 @@ function answerJson(
   res: ServerResponse,
   value: unknown,
 ): void {
-  const body = `${JSON.stringify(value, null, 2)}\n`;
+  const body = `${visibleLines(JSON.stringify(value, null, 2))}\n`;
   res.writeHead(200, {
     "Content-Type": "application/json",
     "Content-Length": Buffer.byteLength(body),
@@ -278,7 +281,6 @@ function answerFile(
     "Cache-Control": "no-store",
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
   });

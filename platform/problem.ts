@@ -4,6 +4,8 @@ import { STATUS_CODES, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { ErrorCode } from "../shared/api.js";
 import { ERRORS, RETRY_AFTER_SECONDS_DEFAULT } from "../shared/errors.js";
+import { protectionHeaders } from "../shared/protection.js";
+import { visibleJson } from "../shared/visible.js";
 
 export interface Problem {
   readonly code: ErrorCode;
@@ -33,8 +35,9 @@ export interface Answer {
 function render({ code, detail, headers }: Problem): Answer {
   const { status, title } = ERRORS[code];
   const type = `/docs#${code}`;
-  const body = `${JSON.stringify({ type, title, status, code, detail })}\n`;
+  const body = `${visibleJson({ type, title, status, code, detail })}\n`;
   const all: Record<string, string> = {
+    ...protectionHeaders(false),
     "Content-Type": "application/problem+json",
     "Content-Length": String(Buffer.byteLength(body)),
     ...headers,

@@ -268,7 +268,7 @@ function fingerprint() {
 
 /** Runs `work` while no other process of this folder installs or builds. */
 async function locked(work) {
-  fs.mkdirSync(path.dirname(LOCK), { recursive: true });
+  makePrivate(path.dirname(LOCK));
   const mine = `${LOCK}.${process.pid}`;
   fs.writeFileSync(mine, String(process.pid));
   let told = false;
@@ -296,6 +296,17 @@ async function locked(work) {
     fs.rmSync(mine, { force: true });
   }
   if (endedBy) throw new SetupError("Stopped.");
+}
+
+/** What is kept here is nobody's but ours: the data of the local Redis, and its password. An older one was open to all. */
+function makePrivate(dir) {
+  fs.mkdirSync(dir, { recursive: true, mode: 0o700 });
+  if ((fs.statSync(dir).mode & 0o077) === 0) return;
+  try {
+    fs.chmodSync(dir, 0o700);
+  } catch {
+    // Another user's. A lock may lie in it; scripts/redis.ts puts no data there.
+  }
 }
 
 /** A hard link appears at once and with its content, so a lock never stands there without its owner's id. */

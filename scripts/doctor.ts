@@ -10,6 +10,7 @@ import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 
 import type { Finding } from "../platform/doctor/finding.js";
+import { complain, say } from "../shared/output.js";
 import { examine } from "./doctor/examine.js";
 
 function shown(found: Finding): string {
@@ -39,10 +40,10 @@ function main(): void {
     throw new Error(`${named} is not a folder`);
 
   const findings = examine(folder);
-  if (values.json) console.log(JSON.stringify(findings, undefined, 2));
+  if (values.json) say(JSON.stringify(findings, undefined, 2));
   else {
-    for (const found of findings) console.log(shown(found));
-    console.log(`${count(findings, "error")}, ${count(findings, "warning")}`);
+    for (const found of findings) say(shown(found));
+    say(`${count(findings, "error")}, ${count(findings, "warning")}`);
   }
   if (findings.some(({ severity }) => severity === "error"))
     process.exitCode = 1;
@@ -51,6 +52,6 @@ function main(): void {
 try {
   main();
 } catch (error) {
-  console.error(error instanceof Error ? error.message : error);
+  complain(error instanceof Error ? error.message : error);
   process.exitCode = 2;
 }

@@ -12,13 +12,11 @@
 import { parseArgs } from "node:util";
 import { WebSocket } from "ws";
 import { connect } from "../client/client.js";
+import { complain, hint, say } from "../shared/output.js";
+import { visible } from "../shared/visible.js";
 
-/** Prints `line`; control characters are shown, not obeyed, and a message stays on its line. */
-function print(line: string): void {
-  const visible = (char: string): string =>
-    char === "\t" ? char : JSON.stringify(char).slice(1, -1);
-  process.stdout.write(`${line.replace(/\p{Cc}/gu, visible)}\n`);
-}
+/** A message stays on its line. */
+const print = (line: string): void => say(visible(line));
 
 function printBytes(bytes: Uint8Array): void {
   const base64 = Buffer.from(bytes).toString("base64");
@@ -47,8 +45,10 @@ function printAddress(url: string, connectionId: string): void {
     ...(wish.group ?? []).map((name) => `groups/${inPath(name)}`),
   ];
   for (const path of paths)
-    console.error(
-      `push with: curl${key} -d hello ${httpOrigin(url)}/v1/${path}/messages`,
+    hint(
+      visible(
+        `push with: curl${key} -d hello ${httpOrigin(url)}/v1/${path}/messages`,
+      ),
     );
 }
 
@@ -89,15 +89,15 @@ function listen(url: string, token: string | undefined): () => Promise<void> {
       if (previous === "connecting" && state === "open") {
         printAddress(url, bridge.connectionId ?? "");
       }
-      if (state === "resuming") console.error("resuming …");
-      if (previous === "resuming" && state === "open") console.error("resumed");
+      if (state === "resuming") complain("resuming …");
+      if (previous === "resuming" && state === "open") complain("resumed");
     },
     onError: (error) => {
-      console.error(error.message);
+      complain(visible(error.message));
       if (bridge.state === "closed") process.exitCode = 1;
     },
     onLost: ({ what, connectionId }) => {
-      console.error("messages may have been lost on the way");
+      complain("messages may have been lost on the way");
       if (what === "connection") printAddress(url, connectionId);
     },
   });
@@ -120,11 +120,11 @@ function listenRaw(
       printAddress(url, welcome.connectionId);
     }
   });
-  socket.on("error", ({ message }) => console.error(message));
+  socket.on("error", ({ message }) => complain(visible(message)));
   const closed = new Promise<void>((resolve) => {
     socket.on("close", (code, reason) => {
       if (code !== 1000) {
-        console.error(`closed with ${code} ${reason.toString()}`.trimEnd());
+        complain(visible(`closed with ${code} ${reason.toString()}`.trimEnd()));
         process.exitCode = 1;
       }
       resolve();
@@ -150,7 +150,7 @@ const OPTIONS = {
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: OPTIONS });
-  if (values.help) return console.log(USAGE);
+  if (values.help) return say(USAGE);
   const url =
     values.url ?? process.env["BRIDGE_URL"] ?? "ws://127.0.0.1:8080/ws";
   wish = { user: values.user, group: values.group };
@@ -173,9 +173,9 @@ async function main(): Promise<void> {
 main().catch((error: Error) => {
   // fetch hides what went wrong ("fetch failed") in the cause.
   const { message, cause } = error;
-  console.error(
-    cause instanceof Error ? `${message}: ${cause.message}` : message,
+  complain(
+    visible(cause instanceof Error ? `${message}: ${cause.message}` : message),
   );
-  if (error instanceof TypeError && "code" in error) console.error(USAGE);
+  if (error instanceof TypeError && "code" in error) hint(USAGE);
   process.exitCode = 1;
 });

@@ -1,5 +1,7 @@
 // `npm run platform -- <folder>`: the local platform over anybody's functions.
 
+import { hint } from "../shared/output.js";
+
 const usage = `npm run platform -- <folder> [options]
 
 <folder> has an scf_bootstrap (one function, at /), or folders that have one (each at /<its name>).
@@ -12,7 +14,7 @@ const usage = `npm run platform -- <folder> [options]
   --cert, --key     files of a certificate: the port takes wss:// and https:// as well`;
 
 if (process.argv.length < 3 || process.argv.includes("--help")) {
-  console.error(usage);
+  hint(usage);
   process.exit(process.argv.length < 3 ? 1 : 0);
 }
 await import("../platform/main.js");

@@ -5,6 +5,8 @@ import { execFile, type ChildProcess } from "node:child_process";
 import { accessSync, constants, readFileSync } from "node:fs";
 import path from "node:path";
 
+import { hint } from "../shared/output.js";
+
 /** A mistake in the surroundings (nothing installed, port taken, bad value) that its one line explains fully. */
 export class SetupError extends Error {}
 
@@ -48,7 +50,7 @@ export async function installPackage(names: PackageNames): Promise<boolean> {
   if (!manager || !packageName) return false;
   const prefix = await privilege(manager);
   if (!prefix) return false;
-  console.error(`Installing ${packageName} (${manager}) …`);
+  hint(`Installing ${packageName} (${manager}) …`);
   const install = [...prefix, manager, ...INSTALL[manager](packageName)];
   if (await succeeds(install)) return true;
   if (manager !== "apt-get") return false;

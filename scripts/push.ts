@@ -9,6 +9,9 @@
 
 import { parseArgs } from "node:util";
 
+import { complain, say } from "../shared/output.js";
+import { visible } from "../shared/visible.js";
+
 async function push(
   connectionId: string,
   text: string,
@@ -49,14 +52,14 @@ async function main(): Promise<void> {
   if (connectionId === undefined || words.length === 0) {
     throw new Error("usage: npm run push -- <connectionId> <text> [--wait n]");
   }
-  console.log(await push(connectionId, words.join(" "), values.wait));
+  say(await push(connectionId, words.join(" "), values.wait));
 }
 
 main().catch((error: Error) => {
   // fetch hides what went wrong ("fetch failed") in the cause.
   const { message, cause } = error;
-  console.error(
-    cause instanceof Error ? `${message}: ${cause.message}` : message,
+  complain(
+    visible(cause instanceof Error ? `${message}: ${cause.message}` : message),
   );
   process.exitCode = 1;
 });

@@ -2,11 +2,14 @@
 // `npm start` keeps its data in .bridge/; the tests start theirs with launchRedis in directories of their own.
 
 import { spawn, type ChildProcess } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import {
+  chmodSync,
   linkSync,
   mkdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import net from "node:net";
@@ -63,6 +66,8 @@ export interface LaunchOptions {
   /** Working directory of the server: its data, and nothing of anybody else's. */
   dir: string;
   port: number;
+  /** Of the server, from its configuration file; default none. An argument would show it to everybody (`ps`). */
+  password?: string;
   /** Further arguments in redis-server's form, a configuration file first if there is one. */
   args?: readonly string[];
   /** Out of the terminal's process group, so that Ctrl-C reaches it only through us. Default false. */
@@ -96,7 +101,7 @@ export async function launchRedis(
   const exited = exitOf(child).then(() => "exited" as const);
   const deadline = Date.now() + READY_MS;
   for (;;) {
-    const state = await Promise.race([exited, isReady(options.port)]);
+    const state = await Promise.race([exited, isReady(options)]);
     const pid = child.pid;
     if (state === "exited" || pid === undefined) {
       throw new Error(`Redis did not start: ${output.slice(-3).join(" / ")}`);
@@ -110,9 +115,12 @@ export async function launchRedis(
   }
 }
 
-async function isReady(port: number): Promise<boolean> {
+async function isReady({
+  port,
+  password = "",
+}: LaunchOptions): Promise<boolean> {
   // Refused while it starts, "LOADING" while it reads its data.
-  return ask(port, "PING").then(
+  return ask({ port, password }, "PING").then(
     () => true,
     () => false,
   );
@@ -139,7 +147,10 @@ function canListen(port: number): Promise<boolean> {
 }
 
 export interface OwnRedis {
+  /** With its password. */
   url: string;
+  port: number;
+  password: string;
   pid: number;
   /** Settles when the server ends, asked for or not. */
   exited: Promise<unknown>;
@@ -148,32 +159,45 @@ export interface OwnRedis {
 }
 
 /**
- * A server for this run whose data stays in `dir` (append-only, synced every second). Only one process at a time may
- * use a directory: for a second one this is a SetupError.
+ * A server for this run whose data stays in `dir` (append-only, synced every second). The directory is nobody's but ours
+ * (0700), and the server has a password, since any user of this machine can reach its port; it stands in `redis.conf` there.
+ * Only one process at a time may use a directory: for a second one this is a SetupError.
  */
 export async function startRedis(options: {
   dir: string;
   /** Default 0: a free one. */
   port?: number;
+  /** Default: a new one. */
+  password?: string;
 }): Promise<OwnRedis> {
   const dir = path.resolve(options.dir);
   const binary = await ensureRedisBinary();
-  mkdirSync(dir, { recursive: true });
+  makePrivate(dir);
   const release = lockDirectory(dir);
   const portFile = path.join(dir, "redis.port");
+  const configFile = path.join(dir, REDIS_CONFIG);
   try {
     await endLeftOver(dir, portFile);
     const port = options.port || (await freePort());
+    // A new one for each run: the last one was just said to whoever listens at the last port.
+    const password = options.password ?? randomBytes(32).toString("base64url");
+    writePrivately(configFile, `requirepass ${password}\n`);
     const redis = await launchRedis(binary, {
       dir,
       port,
+      password,
       ownGroup: true,
-      args: ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""],
+      args: [
+        configFile,
+        ...["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""],
+      ],
     });
-    writeFileSync(portFile, String(port));
+    writePrivately(portFile, String(port));
     let stopping: Promise<void> | undefined;
     return {
-      url: `redis://127.0.0.1:${port}`,
+      url: `redis://:${password}@127.0.0.1:${port}`,
+      port,
+      password,
       pid: redis.pid,
       exited: exitOf(redis.child),
       stop: () =>
@@ -189,6 +213,37 @@ export async function startRedis(options: {
       error instanceof Error ? error.message : String(error),
     );
   }
+}
+
+const REDIS_CONFIG = "redis.conf";
+
+/** The password of the server whose data is in `dir`; "" where there is none yet. */
+export function readPassword(dir: string): string {
+  try {
+    const text = readFileSync(path.join(dir, REDIS_CONFIG), "utf8");
+    return /^requirepass (\S+)$/m.exec(text)?.[1] ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Makes the directory, or an older one that others could read, nobody's but ours. */
+function makePrivate(dir: string): void {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const { mode, uid } = statSync(dir);
+  if ((mode & 0o077) === 0) return;
+  // A place for everybody, such as /tmp, is not ours to close, and what lies in it is not ours alone.
+  if ((mode & 0o1000) !== 0 || (process.getuid && uid !== process.getuid()))
+    throw new SetupError(
+      `${dir} is a directory of others as well: give BRIDGE_DIR one of your own.`,
+    );
+  chmodSync(dir, 0o700);
+}
+
+/** The mode counts where a file is made: one of an older run goes first. */
+function writePrivately(file: string, text: string): void {
+  rmSync(file, { force: true });
+  writeFileSync(file, text, { mode: 0o600 });
 }
 
 /** Takes the directory for this process; gives back what lets it go. */
@@ -238,12 +293,19 @@ async function endLeftOver(dir: string, portFile: string): Promise<void> {
   } catch {
     return;
   }
-  const isOurs = await ask(port, "CONFIG", "GET", "dir").then(
+  // One of an older version has no password, and says so to whoever gives it one: it is asked without.
+  const password = readPassword(dir);
+  const hasNone = await ask(port, "PING").then(
+    () => true,
+    () => false,
+  );
+  const server = hasNone ? port : { port, password };
+  const isOurs = await ask(server, "CONFIG", "GET", "dir").then(
     (reply) => Array.isArray(reply) && reply[1] === dir,
     () => false,
   );
   if (isOurs) {
-    await ask(port, "SHUTDOWN").catch(() => undefined); // it answers by hanging up
+    await ask(server, "SHUTDOWN").catch(() => undefined); // it answers by hanging up
     const deadline = Date.now() + SHUTDOWN_MS;
     while (!(await canListen(port)) && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));

@@ -8,8 +8,14 @@ export type Reply = string | number | null | Reply[];
 /** Longest wait for an answer, in ms: a server on the same machine that is silent this long is down or frozen. */
 const ANSWER_MS = 5_000;
 
-/** Sends one command to 127.0.0.1:`port`. Rejects on an error reply, on silence, and when nobody listens there. */
-export function ask(port: number, ...command: string[]): Promise<Reply> {
+/** A server on 127.0.0.1: its port, and its password where it has one. */
+export type Server = number | { port: number; password: string };
+
+/** Sends one command to a server. Rejects on an error reply, on silence, and when nobody listens there. */
+export function ask(server: Server, ...command: string[]): Promise<Reply> {
+  const { port, password } =
+    typeof server === "number" ? { port: server, password: "" } : server;
+  const hello = password === "" ? "" : encode(["AUTH", password]);
   return new Promise((resolve, reject) => {
     let received = Buffer.alloc(0);
     const socket = net.connect(port, "127.0.0.1");
@@ -27,13 +33,15 @@ export function ask(port: number, ...command: string[]): Promise<Reply> {
     socket.on("data", (chunk) => {
       received = Buffer.concat([received, chunk]);
       try {
-        const parsed = parse(received, 0);
+        const first = parse(received, 0);
+        const parsed =
+          first && hello !== "" ? parse(received, first.next) : first;
         if (parsed) finish(() => resolve(parsed.reply));
       } catch (error) {
         finish(() => reject(error as Error));
       }
     });
-    socket.write(encode(command));
+    socket.write(hello + encode(command));
   });
 }
 

@@ -10,6 +10,8 @@ import { parseSettings } from "../platform/limits.js";
 import { readPair } from "../platform/pair.js";
 import { ConfigError, parseConfig } from "../shared/config.js";
 import { createLogger } from "../shared/logging.js";
+import { complain, say } from "../shared/output.js";
+import { shownRedisUrl } from "../shared/redis-url.js";
 import { RedisLink } from "../shared/redis.js";
 import { endChild, exitOf, SetupError, tiedToUs } from "./programs.js";
 import { startRedis } from "./redis.js";
@@ -52,7 +54,7 @@ run().then(
   (code) => process.exit(code),
   (error: unknown) => {
     if (stopAskedAt !== undefined) process.exit(0);
-    console.error(error instanceof SetupError ? error.message : error);
+    complain(error instanceof SetupError ? error.message : error);
     process.exit(1);
   },
 );
@@ -107,9 +109,8 @@ async function useRedis(url: string): Promise<Redis> {
       );
       if (isThere || stopAskedAt !== undefined) break;
       if (Date.now() > deadline) {
-        const shown = url.replace(/\/\/[^@/]*@/, "//***@");
         throw new SetupError(
-          `Redis does not answer at ${shown}: start it, or unset REDIS_URL to get one started here.`,
+          `Redis does not answer at ${shownRedisUrl(url)}: start it, or unset REDIS_URL to get one started here.`,
         );
       }
       await sleep(50);
@@ -124,9 +125,10 @@ async function useRedis(url: string): Promise<Redis> {
 async function keepRedis(): Promise<Redis> {
   const dir = process.env["BRIDGE_DIR"] || path.join(ROOT, ".bridge");
   let current = await startRedis({ dir });
-  const { url } = current;
-  const port = Number(new URL(url).port);
-  console.log(`Redis       ${url} (data in ${dir})`);
+  const { url, port, password } = current;
+  say(
+    `Redis       ${shownRedisUrl(url)} (data, and the password in redis.conf, in ${dir})`,
+  );
 
   let isWanted = true;
   const keep = async () => {
@@ -138,13 +140,13 @@ async function keepRedis(): Promise<Redis> {
       if (Date.now() - startedAt < REDIS_LIFE_MS) {
         throw new SetupError("Redis ended again; stopping.");
       }
-      console.error("Redis has ended; starting it again with its data.");
-      current = await startRedis({ dir, port });
+      complain("Redis has ended; starting it again with its data.");
+      current = await startRedis({ dir, port, password });
       if (!isWanted) await current.stop();
     }
   };
   const kept = keep().catch((error: unknown) => {
-    console.error(error instanceof SetupError ? error.message : error);
+    complain(error instanceof SetupError ? error.message : error);
     hasFailed = true;
     stop();
   });

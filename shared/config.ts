@@ -4,6 +4,9 @@
  * with one clear line per mistake (contract, section 6).
  */
 import { isIP } from "node:net";
+import { parseRedisUrl, shownRedisUrl } from "./redis-url.js";
+import { keepSecret, withoutSecrets } from "./secrets.js";
+import { visible } from "./visible.js";
 import {
   parseWebhookAllow,
   parseWebhookEvents,
@@ -11,6 +14,8 @@ import {
   parseWebhookOrigin,
   parseWebhookSecrets,
   parseWebhookUrl,
+  secretsOfUrl,
+  shownWebhookUrl,
   webhookMistakes,
   type WebhookSettings,
 } from "./webhook-settings.js";
@@ -42,7 +47,11 @@ interface Variable<T> {
   kind: Kind<T>;
   /** Text as it would stand in the environment; "" is "not set". */
   fallback: string;
-  secret?: boolean;
+  /**
+   * It holds secrets: what is given is never shown as it is, not in a mistake either, and these pieces of it are taken out
+   * of every line from then on. `true`: the whole of it, and what lies between its commas and colons.
+   */
+  secret?: true | ((text: string) => readonly string[]);
   /** Why the default is what it is, and the unit. */
   why: string;
 }
@@ -116,13 +125,10 @@ const origins: Kind<readonly string[]> = {
 
 const redisUrl: Kind<string> = {
   parse(value) {
-    if (!/^(rediss?|redis\+sentinel|redis\+cluster):\/\/[^/]/.test(value))
-      throw new Error(
-        "must begin with redis://, rediss://, redis+sentinel:// or redis+cluster:// and name a host",
-      );
+    parseRedisUrl(value);
     return value;
   },
-  show: (value) => value.replace(/\/\/[^@/]*@/, "//***@"),
+  show: shownRedisUrl,
 };
 
 const apiKeys: Kind<readonly ApiKey[]> = {
@@ -184,6 +190,7 @@ const variables = {
   REDIS_URL: {
     kind: redisUrl,
     fallback: "redis://127.0.0.1:6379",
+    secret: secretsOfUrl,
     why: "redis://, rediss://, redis+sentinel://host,host/name, redis+cluster://host,host",
   },
   API_KEYS: {
@@ -334,11 +341,10 @@ const variables = {
   WEBHOOK_URL: {
     kind: {
       parse: parseWebhookUrl,
-      show: (value: URL | undefined) =>
-        value ? value.href.replace(/=[^&]*/g, "=***") : "",
+      show: (value: URL | undefined) => (value ? shownWebhookUrl(value) : ""),
     },
     fallback: "",
-    secret: true,
+    secret: secretsOfUrl,
     why: "where events are delivered; none: nowhere",
   },
   WEBHOOK_SECRETS: {
@@ -482,6 +488,13 @@ function isLoopback(host: string): boolean {
 
 const names = Object.keys(variables) as (keyof Variables)[];
 
+/** The pieces of a list such as `kid:secret,…`; a piece that is as short as a name is taken for one. */
+const piecesOf = (text: string): readonly string[] => [
+  text,
+  ...text.split(/[\s,:]+/).filter((piece) => piece.length >= PIECE_LENGTH_MIN),
+];
+const PIECE_LENGTH_MIN = 16;
+
 function readValues(env: Record<string, string | undefined>): Values {
   const mistakes: string[] = [];
   const values: Record<string, unknown> = {};
@@ -490,11 +503,22 @@ function readValues(env: Record<string, string | undefined>): Values {
     const given = env[name];
     const source =
       given === undefined || given === "" ? variable.fallback : given;
+    if (variable.secret !== undefined)
+      keepSecret(
+        ...(variable.secret === true
+          ? piecesOf(source)
+          : variable.secret(source)),
+      );
     try {
       values[name] = variable.kind.parse(source);
     } catch (error) {
       const shown = variable.secret ? "***" : JSON.stringify(source);
-      mistakes.push(`${name}=${shown}: ${(error as Error).message}`);
+      // A secret that landed in the wrong variable is one all the same.
+      mistakes.push(
+        visible(
+          withoutSecrets(`${name}=${shown}: ${(error as Error).message}`),
+        ),
+      );
     }
   }
   if (mistakes.length > 0) throw new ConfigError(mistakes);
@@ -598,7 +622,8 @@ export function printConfig(env: Record<string, string | undefined>): string {
       : String(value);
     const masked =
       variable.secret && !variable.kind.show && shown !== "" ? "***" : shown;
-    return [`${name}=${masked}`, `# ${variable.why}`] as const;
+    const left = visible(withoutSecrets(`${name}=${masked}`));
+    return [left, `# ${variable.why}`] as const;
   });
   const width = Math.max(...rows.map(([left]) => left.length));
   return rows

@@ -1,5 +1,10 @@
-/** Logging: pino, one JSON object a line on standard output, with everything that could be a secret masked. */
+/**
+ * Logging: pino, one JSON object a line on standard output. Each line goes out by one door, which takes secrets out
+ * (secrets.ts) and leaves nothing that a terminal would obey (visible.ts).
+ */
 import { pino, type Logger } from "pino";
+import { withoutSecrets } from "./secrets.js";
+import { visible } from "./visible.js";
 
 export type { Logger };
 
@@ -25,19 +30,54 @@ function describeError(error: Error): object {
 
 /** A logger for one function. Level: `LOG_LEVEL`, default info. */
 export function createLogger(name: string, level: string): Logger {
-  return pino({
-    name,
-    level,
-    base: { name, pid: process.pid },
-    serializers: { err: describeError },
-    redact: { paths: secretPaths, censor: "***" },
-    timestamp: pino.stdTimeFunctions.isoTime,
-  });
+  const out = pino.destination(1);
+  return pino(
+    {
+      name,
+      level,
+      base: { name, pid: process.pid },
+      serializers: { err: describeError },
+      redact: { paths: secretPaths, censor: "***" },
+      timestamp: pino.stdTimeFunctions.isoTime,
+    },
+    {
+      write: (line: string) =>
+        out.write(`${visible(withoutSecrets(line.trimEnd()))}\n`),
+    },
+  );
 }
 
-/** A URL as it may stand in a log: without the values of its query. */
+/** Parameters whose names may stand in a log. What a stranger calls his own may be a token. */
+const knownParameters = [
+  "token",
+  "resume",
+  "seq",
+  "groups",
+  "attempt",
+  "welcome",
+  "heartbeat",
+];
+
+/**
+ * A URL that somebody asked for, as it may stand in a log: which of our paths, and which of our parameters. A token may
+ * stand in any other place, and in any spelling, so nothing else of it is said.
+ */
 export function loggableUrl(url: string): string {
-  return url.replace(/=[^&#]*/g, "=***");
+  const [path = "", query] = url.split("#", 1)[0]?.split(/\?(.*)/s, 2) ?? [];
+  const shown =
+    path === "/" || path === "/ws"
+      ? path
+      : /\/ws\/?$/.test(path)
+        ? "…/ws"
+        : "(another path)";
+  if (query === undefined) return shown;
+  const names = query.split("&").map((pair) => pair.split("=", 1)[0] ?? "");
+  const known = knownParameters.filter((name) => names.includes(name));
+  const others = names.filter((name) => !known.includes(name)).length;
+  return `${shown}?${[
+    ...known.map((name) => `${name}=***`),
+    ...(others > 0 ? [`(and ${others} more)`] : []),
+  ].join("&")}`;
 }
 
 /** For a line that would else come with every request: says yes at most once in `ms`. */

@@ -13,6 +13,7 @@ import { afterRunning, Deadlines } from "./deadlines.js";
 import { BridgeError } from "./errors.js";
 import { isOutOfMemory, redisFull } from "./full.js";
 import { channels } from "./keys.js";
+import { parseRedisUrl } from "./redis-url.js";
 import { slotOf } from "./slots.js";
 import { sparing, type Logger } from "./logging.js";
 
@@ -63,43 +64,21 @@ interface Address {
   options: Options;
 }
 
+/** Throws where the URL is none. */
 function parseAddress(url: string): Address {
-  const cut =
-    /^(rediss?|redis\+sentinel|redis\+cluster):\/\/(?:([^@/]*)@)?([^/?]+)(?:\/([^/?]*))?(?:\/(\d+))?/.exec(
-      url,
-    );
-  if (!cut) throw new Error("not a Redis URL");
-  const [, scheme, credentials = "", hosts = "", path = "", db = ""] = cut;
-  const nodes = hosts.split(",").map((host) => {
-    const at = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d+))?$/.exec(host);
-    if (!at) throw new Error(`"${host}" is not host:port`);
-    return {
-      host: at[1] ?? at[2] ?? "",
-      port: Number(at[3] ?? (scheme === "redis+sentinel" ? 26_379 : 6_379)),
-    };
-  });
-  const [username = "", password = ""] = credentials
-    .split(":")
-    .map(decodeURIComponent);
+  const { scheme, username, password, nodes, name, db } = parseRedisUrl(url);
   const options: Options = {
     ...(username === "" ? {} : { username }),
     ...(password === "" ? {} : { password }),
     ...(scheme === "rediss" ? { tls: {} } : {}),
   };
-  if (scheme === "redis+sentinel")
-    return {
-      mode: "sentinel",
-      nodes,
-      name: path || "mymaster",
-      options: { ...options, db: Number(db || 0) },
-    };
   if (scheme === "redis+cluster")
-    return { mode: "cluster", nodes, name: "", options };
+    return { mode: "cluster", nodes, name, options };
   return {
-    mode: "single",
+    mode: scheme === "redis+sentinel" ? "sentinel" : "single",
     nodes,
-    name: "",
-    options: { ...options, db: Number(path || 0) },
+    name,
+    options: { ...options, db },
   };
 }
 

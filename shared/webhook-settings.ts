@@ -49,6 +49,44 @@ export function parseWebhookUrl(value: string): URL | undefined {
   return url;
 }
 
+/** As it may be shown: where it goes. Path and query are what receivers such as chat services know their callers by. */
+export function shownWebhookUrl({ origin, pathname, search }: URL): string {
+  return pathname === "/" && search === "" ? `${origin}/` : `${origin}/***`;
+}
+
+/** A segment of a path that is as long as this was made by a machine. */
+const SEGMENT_LENGTH_MIN = 16;
+
+/** What in a URL must not be shown, read without asking whether it is one: credentials, path, query, fragment. */
+export function secretsOfUrl(text: string): readonly string[] {
+  const [, userinfo = "", rest = ""] =
+    /^[^/]*\/\/(?:(.*)@)?[^/?#]*(.*)$/s.exec(text) ?? [];
+  const [, beforePath = ""] = /^([^?#]*)/.exec(rest) ?? [];
+  const found = [
+    userinfo,
+    ...userinfo.split(":"),
+    userinfo.slice(userinfo.indexOf(":") + 1),
+    rest,
+    beforePath,
+    ...beforePath
+      .split("/")
+      .filter((segment) => segment.length >= SEGMENT_LENGTH_MIN),
+    ...rest
+      .slice(beforePath.length)
+      .split(/[?&#]/)
+      .map((pair) => pair.slice(pair.indexOf("=") + 1)),
+  ];
+  return found.flatMap((piece) => [piece, decoded(piece)]);
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 const secretPattern = /^whsec_([A-Za-z0-9+/]+={0,2})$/;
 
 export const parseWebhookSecrets = (value: string): readonly Buffer[] => {

@@ -45,6 +45,8 @@ export interface Asked {
 export interface HandshakeRules {
   keyless: boolean;
   allowedOrigins: readonly string[];
+  /** Its host's pages are of the own origin; "" is none. */
+  publicWsUrl: string;
 }
 
 const loopbackNames = new Set(["localhost", "127.0.0.1", "[::1]"]);
@@ -66,6 +68,18 @@ function isLoopbackOrigin(origin: string): boolean {
   }
 }
 
+/**
+ * The host that is ours, with its port. `Host` says it only with a name that always means this machine: any other one may be
+ * a stranger's, who points it at us and serves a page from it. Else it is what is configured.
+ */
+function ownHost(
+  host: string | undefined,
+  publicWsUrl: string,
+): string | undefined {
+  if (host && loopbackNames.has(hostName(host))) return host.toLowerCase();
+  return publicWsUrl === "" ? undefined : new URL(publicWsUrl).host;
+}
+
 /** Refuses a foreign page, and a name that only pretends to be this host (DNS rebinding). */
 function checkOrigin(request: UpgradeRequest, rules: HandshakeRules): void {
   const { host, origin } = request;
@@ -80,7 +94,7 @@ function checkOrigin(request: UpgradeRequest, rules: HandshakeRules): void {
       detail: 'the origin is "null"',
       hint: "a page opened as a file has no origin; serve it: npx http-server, or python3 -m http.server",
     });
-  const own = host?.toLowerCase();
+  const own = ownHost(host, rules.publicWsUrl);
   const given = origin.toLowerCase();
   if (own && (given === `http://${own}` || given === `https://${own}`)) return;
   if (rules.allowedOrigins.includes(origin)) return;

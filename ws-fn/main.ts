@@ -2,6 +2,7 @@
 import { ConfigError, parseConfig, printConfig } from "../shared/config.js";
 import { randomBase62 } from "../shared/ids.js";
 import { createLogger } from "../shared/logging.js";
+import { complain, say } from "../shared/output.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
@@ -18,7 +19,7 @@ const choresEveryMs = 5_000;
 
 async function main(): Promise<void> {
   if (process.argv.includes("--print-config")) {
-    console.log(printConfig(process.env));
+    say(printConfig(process.env));
     return;
   }
   const config = parseConfig(process.env);
@@ -97,7 +98,7 @@ async function main(): Promise<void> {
     .catch(() => undefined);
 
   const { host, port } = await server.listen();
-  console.log(`listening ${host}:${port}`);
+  say(`listening ${host}:${port}`);
   logger.info({ host, port, instance }, "ready for sockets");
 
   let stopping = false;
@@ -131,13 +132,17 @@ async function main(): Promise<void> {
   }
 }
 
-main().catch((error: unknown) => {
-  if (error instanceof ConfigError)
-    for (const line of error.lines) console.error(line);
+function end(error: unknown): never {
+  if (error instanceof ConfigError) complain(error.lines.join("\n"));
   else if ((error as NodeJS.ErrnoException).code === "EADDRINUSE")
-    console.error(
+    complain(
       `port ${(error as { port?: number }).port} is taken: set PORT or stop what uses it`,
     );
-  else console.error(error);
+  else complain(error);
   process.exit(1);
-});
+}
+
+// Node itself would print such an error with all that hangs on it: an ioredis error has its command's arguments.
+process.on("uncaughtException", end);
+
+main().catch(end);

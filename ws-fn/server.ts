@@ -19,6 +19,12 @@ import {
 } from "ws";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import { loggableUrl, type Logger } from "../shared/logging.js";
+import {
+  headerLines,
+  isSecureUrl,
+  protectionHeaders,
+} from "../shared/protection.js";
+import { visibleJson } from "../shared/visible.js";
 import { admit, type AdmissionDeps } from "./admission.js";
 import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
 import { planDrain } from "./drain-plan.js";
@@ -52,6 +58,7 @@ export interface ServerConfig {
   port: number;
   keyless: boolean;
   allowedOrigins: readonly string[];
+  publicWsUrl: string;
   allowAnonymous: boolean;
   maxSockets: number;
   executionMs: number;
@@ -196,6 +203,8 @@ export class BridgeServer {
   readonly #deps: ServerDeps;
   readonly #logger: Logger;
   readonly #http: Server;
+  /** Headers of every answer. */
+  readonly #protection: Readonly<Record<string, string>>;
   readonly #wss: SocketServer<typeof TellingSocket>;
   /** Sockets that take room: those between their upgrade request and the 101, and those that are open. */
   #taken = 0;
@@ -208,6 +217,7 @@ export class BridgeServer {
   constructor(deps: ServerDeps) {
     this.#deps = deps;
     this.#logger = deps.logger;
+    this.#protection = protectionHeaders(isSecureUrl(deps.config.publicWsUrl));
     this.#wss = new WebSocketServer({
       noServer: true,
       clientTracking: false,
@@ -230,6 +240,7 @@ export class BridgeServer {
       (request, response) => {
         void this.#answer(request.url ?? "/").then(({ status, body }) => {
           response.writeHead(status, {
+            ...this.#protection,
             "content-type":
               status === 200 ? "application/json" : "application/problem+json",
             "content-length": Buffer.byteLength(body),
@@ -247,7 +258,9 @@ export class BridgeServer {
     });
     this.#http.on("clientError", (_error, stream) => {
       if (stream.writable)
-        stream.end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        stream.end(
+          `HTTP/1.1 400 Bad Request\r\n${headerLines(this.#protection)}Connection: close\r\n\r\n`,
+        );
       else stream.destroy();
     });
   }
@@ -442,6 +455,7 @@ export class BridgeServer {
         : "";
     stream.end(
       `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ""}\r\n` +
+        headerLines(this.#protection) +
         "Content-Type: application/problem+json\r\n" +
         `Content-Length: ${Buffer.byteLength(body)}\r\n` +
         retry +
@@ -507,5 +521,5 @@ const chosenProtocol = new WeakMap<IncomingMessage, string>();
 
 function problemAnswer(error: unknown): { status: number; body: string } {
   const problem = toProblem(error);
-  return { status: problem.status, body: `${JSON.stringify(problem)}\n` };
+  return { status: problem.status, body: `${visibleJson(problem)}\n` };
 }

@@ -11,6 +11,7 @@ import { startHttpFn, startWsFn } from "../../scripts/lab/processes.js";
 import { startProxy } from "../../scripts/lab/proxy.js";
 import { singleRedis } from "../../scripts/lab/redis.js";
 import { until } from "../../scripts/lab/until.js";
+import { rawAnswer } from "../fixtures/raw-answer.js";
 
 const BRIDGE = "bridge.v1.json";
 /** The key both functions share here, so that the test can sign tokens of its own. */
@@ -155,6 +156,28 @@ t.test("sockets", async (t) => {
       status: 410,
       problem: { code: "connection_ended" },
     });
+  });
+
+  t.test("what opens no socket says nosniff, and HSTS by TLS", async (t) => {
+    const secure = await startWsFn(t, {
+      ...env,
+      PUBLIC_WS_URL: "wss://push.example",
+    });
+    const rest = "Host: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    const upgrade = `Host: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${"A".repeat(22)}==\r\n\r\n`;
+    for (const [request, status] of [
+      [`GET /healthz HTTP/1.1\r\n${rest}`, 200],
+      [`GET /nothing HTTP/1.1\r\n${rest}`, 426],
+      [`GET /ws HTTP/1.1\r\n${upgrade}`, 401],
+      ["NONSENSE\r\n\r\n", 400],
+    ] as const)
+      for (const { port } of [wsFn, secure]) {
+        const answer = await rawAnswer(port, request);
+        t.match(answer, new RegExp(`^HTTP/1.1 ${status} `), request);
+        t.match(answer, /^x-content-type-options: nosniff\r$/im, request);
+        const hsts = /^strict-transport-security: max-age=31536000\r$/im;
+        t.equal(hsts.test(answer), port === secure.port, request);
+      }
   });
 
   t.test("MAX_SOCKETS=1 has room for one", async (t) => {

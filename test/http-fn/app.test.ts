@@ -211,9 +211,79 @@ t.test("the platform's request ID is the one in problem and log", async (t) => {
   ]);
   const odd = await app.inject({
     url: "/nothing",
-    headers: { ...headers, "x-scf-request-id": "a b" },
+    headers: { ...headers, "x-scf-request-id": "a-b" },
   });
-  t.not(odd.json<Problem>().instance, "a b");
+  t.not(odd.json<Problem>().instance, "a-b");
+});
+
+t.test(
+  "every answer says nosniff, and HSTS where the line is TLS",
+  async (t) => {
+    const answers = async (publicWsUrl: string) => {
+      const { app, bridge } = setup(t, { assets, publicWsUrl });
+      const id = bridge.connect();
+      const all = [];
+      for (const url of [
+        ...["/", "/docs", "/healthz", "/nothing", "/%", "/v1/connections"],
+        `/v1/connections/${id}`,
+        `/v1/connections/${"x".repeat(2_000)}`,
+        "/v1/events?wait=0",
+      ])
+        all.push(await app.inject({ url, headers }));
+      for (const [method, url, payload] of [
+        ["POST", `/v1/connections/${id}/messages`, "hello"],
+        ["PUT", `/v1/groups/g/connections/${id}`, ""],
+        ["PATCH", "/v1/connections", ""],
+        ["POST", "/v1/batch", `[{"to":{"connection":"${id}"},"data":"x"}]`],
+      ] as const)
+        all.push(
+          await app.inject({
+            method,
+            url,
+            payload,
+            headers: { ...headers, "content-type": "application/json" },
+          }),
+        );
+      return all;
+    };
+    const cases: [publicWsUrl: string, isSecure: boolean][] = [
+      ["", false],
+      ["ws://push.example", false],
+      ["wss://push.example", true],
+    ];
+    for (const [publicWsUrl, isSecure] of cases)
+      for (const answer of await answers(publicWsUrl)) {
+        const { method, url } = answer.raw.req as {
+          method?: string;
+          url?: string;
+        };
+        const what = `${method} ${url?.slice(0, 40)} ${answer.statusCode}`;
+        t.equal(answer.headers["x-content-type-options"], "nosniff", what);
+        t.equal(
+          answer.headers["strict-transport-security"],
+          isSecure ? "max-age=31536000" : undefined,
+          what,
+        );
+      }
+  },
+);
+
+t.test("an answer in text or JSON steers no terminal", async (t) => {
+  // No user ID may look so, which openapi.yaml says as well; texts from elsewhere may.
+  const { app, bridge } = setup(t, { checkAnswers: false });
+  const odd = "a\u001b[2J\u009b31m\u202e\u2066\ufeff\u2028b\r\nc\td";
+  const id = bridge.connect({ userId: odd });
+  const url = `/v1/connections/${id}`;
+  for (const accept of ["text/plain", "application/json"]) {
+    const { body } = await app.inject({ url, headers: { ...headers, accept } });
+    t.notMatch(body, /[^\n\x20-\x7e]/, accept);
+    if (accept === "text/plain")
+      t.match(
+        body,
+        String.raw`a\u001b[2J\u009b31m\u202e\u2066\ufeff\u2028b\r\nc\td`,
+      );
+    else t.equal((JSON.parse(body) as { userId: string }).userId, odd);
+  }
 });
 
 t.test("an answer that openapi.yaml does not know is caught", async (t) => {

@@ -33,6 +33,9 @@ function buildTree(t: Test): string {
     ...files.map((name) => `platform/${name}`),
     "shared/errors.ts",
     "shared/logging.ts",
+    "shared/protection.ts",
+    "shared/secrets.ts",
+    "shared/visible.ts",
   ];
   for (const folder of ["platform", "shared"]) mkdirSync(join(tree, folder));
   const shim = "platform/port-shim.mjs";

@@ -18,7 +18,7 @@ t.test("listen", async (t) => {
     server.push("waited for you");
     const listener = await listen(t, "--url", server.url);
     await listener.waitForLine(/^waited for you$/);
-    server.push("two\nlines\u001b[31m");
+    server.push("two\nlines\u001b[31m\u009b1m\u202egnp.\u2028\ufeff");
     server.push(Uint8Array.of(0, 255));
     await listener.waitForLine(/^\[2 bytes as base64\] AP8=$/);
     const { origin } = new URL(server.url.replace("ws:", "http:"));
@@ -27,7 +27,7 @@ t.test("listen", async (t) => {
       [
         "c_scripted",
         "waited for you",
-        String.raw`two\nlines\u001b[31m`,
+        String.raw`two\nlines\u001b[31m\u009b1m\u202egnp.\u2028\ufeff`,
         "[2 bytes as base64] AP8=",
       ],
     );
@@ -208,6 +208,19 @@ t.test("push", async (t) => {
     const pusher = await push(t, "c_2", "hello");
     t.match(await pusher.exited, { code: 1 });
     t.same(pusher.logs, ["not_found: No such connection."]);
+  });
+
+  t.test("an answer steers no terminal", async (t) => {
+    const odd = "\u001b]0;x\u0007\u009b2J\u202e\n";
+    const shown = String.raw`\u001b]0;x\u0007\u009b2J\u202e`;
+    answer = [202, `{"id":"${odd.trim()}"}\n`];
+    const pusher = await push(t, "c_1", "hello");
+    await pusher.exited;
+    t.same(pusher.logs, [`{"id":"${shown}"}`]);
+    answer = [404, JSON.stringify({ code: "x", detail: odd })];
+    const refused = await push(t, "c_1", "hello");
+    await refused.exited;
+    t.same(refused.logs, [String.raw`x: ${shown}\n`]);
   });
 
   t.test("says when nobody is there", async (t) => {

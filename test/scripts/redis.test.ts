@@ -1,5 +1,13 @@
 import { spawn } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import {
+  chmod,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
@@ -22,16 +30,14 @@ async function start(t: Test, dir: string): Promise<OwnRedis> {
   return redis;
 }
 
-const portOf = (redis: OwnRedis) => Number(new URL(redis.url).port);
-
 t.test("what was written is there at the next start", async (t) => {
   const dir = await folder(t);
   const first = await start(t, dir);
-  await ask(portOf(first), "SET", "key", "value");
+  await ask(first, "SET", "key", "value");
   await Promise.all([first.stop(), first.stop()]);
   t.equal(isAlive(first.pid), false);
   const second = await start(t, dir);
-  t.equal(await ask(portOf(second), "GET", "key"), "value");
+  t.equal(await ask(second, "GET", "key"), "value");
 });
 
 t.test(
@@ -42,7 +48,7 @@ t.test(
     await t.rejects(startRedis({ dir }), {
       message: `Already running: process ${process.pid} uses ${dir}. Stop it first, or give this one a REDIS_URL of its own.`,
     });
-    t.equal(await ask(portOf(first), "PING"), "PONG", "the first one goes on");
+    t.equal(await ask(first, "PING"), "PONG", "the first one goes on");
   },
 );
 
@@ -52,7 +58,7 @@ t.test("the lock of a process that is gone does not count", async (t) => {
   await new Promise((resolve) => gone.once("exit", resolve));
   await writeFile(path.join(dir, "start.lock"), `${gone.pid ?? 0} 12345`);
   const redis = await start(t, dir);
-  t.equal(await ask(portOf(redis), "PING"), "PONG");
+  t.equal(await ask(redis, "PING"), "PONG");
 });
 
 t.test(
@@ -60,10 +66,57 @@ t.test(
   async (t) => {
     const dir = await folder(t);
     const left = await start(t, dir);
-    await ask(portOf(left), "SET", "key", "value");
+    await ask(left, "SET", "key", "value");
     await rm(path.join(dir, "start.lock")); // as if its owner were dead
     const redis = await start(t, dir);
     await until(() => !isAlive(left.pid), { message: "the first one is gone" });
-    t.equal(await ask(portOf(redis), "GET", "key"), "value");
+    t.equal(await ask(redis, "GET", "key"), "value");
   },
 );
+
+const modeOf = async (file: string) =>
+  ((await stat(file)).mode & 0o777).toString(8);
+
+t.test("nobody else reads its directory or asks its server", async (t) => {
+  const dir = await folder(t);
+  await chmod(dir, 0o755); // as an older version left it
+  const redis = await start(t, dir);
+  t.equal(await modeOf(dir), "700");
+  for (const name of ["redis.conf", "redis.port"])
+    t.equal(await modeOf(path.join(dir, name)), "600", name);
+  t.match(redis.password, /^[\w-]{43}$/);
+  t.match(redis.url, `:${redis.password}@`);
+  await t.rejects(ask(redis.port, "PING"), /NOAUTH/);
+  await t.rejects(
+    ask({ port: redis.port, password: "wrong" }, "PING"),
+    /WRONGPASS/,
+  );
+  t.equal(await ask(redis, "PING"), "PONG");
+  for (const pid of await readdir("/proc").catch(() => []))
+    if (/^\d+$/.test(pid))
+      t.notMatch(
+        await readFile(`/proc/${pid}/cmdline`, "latin1").catch(() => ""),
+        redis.password,
+      );
+
+  const port = redis.port;
+  await redis.stop();
+  const again = await startRedis({ dir, port, password: redis.password });
+  t.teardown(() => again.stop());
+  t.equal(again.url, redis.url, "started again under way: the same address");
+});
+
+t.test("each run has a password of its own", async (t) => {
+  const dir = await folder(t);
+  const first = await start(t, dir);
+  await first.stop();
+  const second = await start(t, dir);
+  t.not(second.password, first.password);
+});
+
+t.test("a directory of everybody is refused, not closed", async (t) => {
+  const dir = await folder(t);
+  await chmod(dir, 0o1777);
+  await t.rejects(startRedis({ dir }), { message: /BRIDGE_DIR/ });
+  t.equal(await modeOf(dir), "777");
+});

@@ -10,6 +10,7 @@ import { promisify } from "node:util";
 import t, { type Test } from "tap";
 
 import { isAlive } from "../../scripts/programs.js";
+import { readPassword } from "../../scripts/redis.js";
 import { ask } from "../../scripts/resp.js";
 import { startProcess, type TestProcess } from "../../scripts/lab/processes.js";
 import { until } from "../../scripts/lab/until.js";
@@ -38,10 +39,10 @@ function npmStart(
 }
 
 /** Waits until the stack is up: its address, and every process of it that has to be gone in the end. */
-async function untilReady(stack: TestProcess) {
+async function untilReady(stack: TestProcess, dir: string) {
   const [, origin = ""] = await stack.waitForLine(/^ready (\S+)$/, READY_MS);
   const [, port] = await stack.waitForLine(/^Redis .*:(\d+) /);
-  const redis = Number(port);
+  const redis = { port: Number(port), password: readPassword(dir) };
   const info = String(await ask(redis, "INFO", "server"));
   const redisPid = Number(/process_id:(\d+)/.exec(info)?.[1]);
   const instances = (await curlJson(`${origin}/_platform/instances`)) as {
@@ -73,7 +74,7 @@ async function nobodyLeft(t: Test, pids: number[]): Promise<void> {
 t.test("from npm start to a message that arrived, to Ctrl-C", async (t) => {
   const dir = await folder(t);
   const stack = await npmStart(t, { BRIDGE_DIR: dir });
-  const { origin, pids } = await untilReady(stack);
+  const { origin, pids } = await untilReady(stack, dir);
   const isReadyLine = (line: string) => line.startsWith("ready ");
   t.equal(stack.logs.filter(isReadyLine).length, 1);
 
@@ -108,8 +109,9 @@ t.test("from npm start to a message that arrived, to Ctrl-C", async (t) => {
 });
 
 t.test("killing what npm started ends all of it", async (t) => {
-  const stack = await npmStart(t, { BRIDGE_DIR: await folder(t) });
-  const { pids } = await untilReady(stack);
+  const dir = await folder(t);
+  const stack = await npmStart(t, { BRIDGE_DIR: dir });
+  const { pids } = await untilReady(stack, dir);
   stack.kill("SIGKILL");
   await stack.exited;
   await nobodyLeft(t, pids);

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import t from "tap";
 import { ConfigError, parseConfig, printConfig } from "../../shared/config.js";
+import { parseRedisUrl, shownRedisUrl } from "../../shared/redis-url.js";
 
 const hash = createHash("sha256").update("key").digest("hex");
 const apiKeys = `backend:push+read:${hash}`;
@@ -136,6 +137,85 @@ t.test("a bad value is one line that names it", async (t) => {
     }
 });
 
+t.test("a Redis URL is read to its last character", async (t) => {
+  const read = (REDIS_URL: string) => {
+    parseConfig({ REDIS_URL });
+    return parseRedisUrl(REDIS_URL);
+  };
+  const node = (host: string, port: number) => ({ host, port });
+  const none = { username: "", password: "", name: "", db: 0 };
+  const cases: [string, object][] = [
+    ["redis://h", { ...none, nodes: [node("h", 6_379)] }],
+    ["rediss://h:1/3", { ...none, nodes: [node("h", 1)], db: 3 }],
+    ["redis://[::1]:7", { ...none, nodes: [node("::1", 7)] }],
+    ["redis://:pw@h", { ...none, password: "pw", nodes: [node("h", 6_379)] }],
+    ["redis://me@h/", { ...none, username: "me" }],
+    ["redis://me:a:b:c@h", { username: "me", password: "a:b:c" }],
+    [
+      `redis://m%65:${encodeURIComponent("p@:/?#[]%!$&'()*+,;= ü")}@h`,
+      { username: "me", password: "p@:/?#[]%!$&'()*+,;= ü" },
+    ],
+    [
+      "redis+sentinel://:pw@a,b:1/main/2",
+      {
+        password: "pw",
+        nodes: [node("a", 26_379), node("b", 1)],
+        name: "main",
+        db: 2,
+      },
+    ],
+    ["redis+sentinel://a", { name: "mymaster" }],
+    ["redis+cluster://a:1,b:2", { nodes: [node("a", 1), node("b", 2)] }],
+  ];
+  for (const [url, parts] of cases) t.match(read(url), parts, url);
+
+  // Each is refused, and no piece of the password is told.
+  for (const url of [
+    "redis://:se/cretpassword@host:6379",
+    "redis://:se?cretpassword@host:6379",
+    "redis://:se#cretpassword@host:6379",
+    "redis://:se@cretpassword@host:6379",
+    "redis://:se[cretpassword@host:6379",
+    "redis://:se cretpassword@host:6379",
+    "redis://:se%cretpassword@host:6379",
+    "redis://:se%2cretpassword%@host:6379",
+    "redis://:/secretpassword",
+    "redis://:secretpassword",
+    "redis://secretpassword:host:1",
+    "redis://host:secretpassword",
+    "redis://host:1/secretpassword",
+    "redis://host:1/0?password=secretpassword",
+    "redis://host:1/0#secretpassword",
+    "redis://a:1,b:2",
+    "redis+cluster://:secretpassword@a:1/1",
+    "redis+sentinel://:secretpassword@a:1/m/n",
+    "redis:/:secretpassword@host",
+    "rediss//:secretpassword@host",
+    "secretpassword@host:6379",
+    "redis://host:70000",
+  ]) {
+    const lines = mistakes({ REDIS_URL: url });
+    t.equal(lines.length, 1, url);
+    t.match(lines[0], /^REDIS_URL=\*\*\*: \S/);
+    t.notMatch(lines[0], /cret/, url);
+    t.equal(shownRedisUrl(url).includes("cret"), false, url);
+    t.throws(() => parseRedisUrl(url), url);
+  }
+});
+
+t.test("a secret in the wrong variable is not shown either", async (t) => {
+  const secret = "aWrongPlaceForASecret0123456789";
+  const lines = mistakes({
+    TOKEN_KEYS: `k:${secret}`,
+    WEBHOOK_ALLOW: secret,
+    ALLOWED_ORIGINS: encodeURIComponent(`https://a/${secret}`),
+    LOG_LEVEL: `\u001b[31m${secret}\u202e`,
+  });
+  t.equal(lines.length, 3);
+  t.notMatch(lines.join("\n"), secret);
+  t.notMatch(lines.join(""), /\p{Cc}|\u202e/u);
+});
+
 t.test("every mistake is told at once", async (t) => {
   const lines = mistakes({ PORT: "x", LOG_LEVEL: "x", DRAIN_RATE: "x" });
   t.equal(lines.length, 3);
@@ -211,12 +291,9 @@ t.test("a webhook", async (t) => {
     [],
   );
   const shown = printConfig(given);
-  t.match(
-    shown,
-    /^WEBHOOK_URL=https:\/\/backend\.example\/hooks\?key=\*\*\* /m,
-  );
+  t.match(shown, /^WEBHOOK_URL=https:\/\/backend\.example\/\*\*\* /m);
   t.match(shown, /^WEBHOOK_SECRETS=whsec_\*\*\* /m);
-  for (const secret of ["topsecret", whsec.slice(6)])
+  for (const secret of ["topsecret", "/hooks", whsec.slice(6)])
     t.notMatch(shown, secret, secret);
 });
 

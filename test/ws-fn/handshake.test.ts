@@ -8,10 +8,15 @@ import {
   type UpgradeRequest,
 } from "../../ws-fn/handshake.js";
 
-const keyless: HandshakeRules = { keyless: true, allowedOrigins: [] };
+const keyless: HandshakeRules = {
+  keyless: true,
+  allowedOrigins: [],
+  publicWsUrl: "",
+};
 const keyed: HandshakeRules = {
   keyless: false,
   allowedOrigins: ["https://app.example"],
+  publicWsUrl: "",
 };
 
 const ask = (
@@ -88,6 +93,18 @@ t.test("origins", async (t) => {
     t.equal(verdict({ origin }), keylessSays, `${origin}, keyless`);
     t.equal(verdict({ origin }, keyed), keyedSays, `${origin}, with keys`);
   }
+});
+
+t.test("a name that somebody points at us is not our origin", async (t) => {
+  const rebound = { host: "evil.example", origin: "https://evil.example" };
+  t.equal(verdict(rebound, keyed), "forbidden_origin");
+  const own = { ...keyed, publicWsUrl: "wss://push.example/stage/ws" };
+  t.equal(verdict(rebound, own), "forbidden_origin");
+  t.equal(verdict({ ...rebound, origin: "https://push.example" }, own), "");
+  t.equal(
+    verdict({ host: "push.example", origin: "https://push.example" }, keyed),
+    "forbidden_origin",
+  );
 });
 
 t.test("a page opened as a file is told how to serve it", async (t) => {

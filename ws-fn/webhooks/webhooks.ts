@@ -3,9 +3,12 @@
  * deliver at once; with none awake, events wait in Redis.
  */
 import { Lanes } from "../../shared/lanes.js";
-import { loggableUrl, type Logger } from "../../shared/logging.js";
+import type { Logger } from "../../shared/logging.js";
 import type { Stores } from "../../shared/stores.js";
-import type { WebhookSettings } from "../../shared/webhook-settings.js";
+import {
+  shownWebhookUrl,
+  type WebhookSettings,
+} from "../../shared/webhook-settings.js";
 import { Delivery, type OnOutcome } from "./delivery.js";
 import { WebhookSender } from "./sender.js";
 
@@ -72,7 +75,7 @@ export function startWebhooks({
   }
   void round();
   logger.info(
-    { url: loggableUrl(settings.url.href), events: [...settings.events] },
+    { url: shownWebhookUrl(settings.url), events: [...settings.events] },
     "delivering to the webhook",
   );
 
