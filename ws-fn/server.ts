@@ -34,8 +34,11 @@ const framing = {
   maxPayload: frameBytesMax,
   maxFragments: 64,
   maxBufferedChunks: 1_024,
-  maxPendingAutoPongs: 8,
+  // More than upstream.ts lets through at once: it, not this, decides.
+  maxPendingAutoPongs: 64,
 };
+/** So much of what a client says after it broke the protocol is taken from the line to throw it away, bytes. */
+const unreadBytesMax = 1_048_576;
 /** What a drain waits after the last slot: the 5 s of grace for who does not move, its close frame, and a little. */
 const drainMarginMs = 6_000 + closeTimeoutMs;
 /** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
@@ -145,8 +148,9 @@ function toSocket(ws: TellingSocket, stream: Duplex, lease: Lease): Socket {
     ping() {
       ws.ping();
     },
-    close(code, reason) {
+    close(code, reason, deaf) {
       ws.closeFirst(code, clip(reason));
+      if (deaf) stopListening(stream);
     },
     terminate() {
       ws.terminate();
@@ -158,6 +162,21 @@ function toSocket(ws: TellingSocket, stream: Duplex, lease: Lease): Socket {
       if (ws.readyState === ws.OPEN) ws.resume();
     },
   };
+}
+
+/**
+ * Takes a socket from whoever reads it, after the last frame to it was written. What still comes is thrown away without
+ * being parsed, so that the client can read why it is closed instead of a reset; one that goes on sending is cut.
+ */
+function stopListening(stream: Duplex): void {
+  stream.removeAllListeners("data");
+  let bytes = 0;
+  stream.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > unreadBytesMax) stream.destroy();
+  });
+  stream.end();
+  stream.resume();
 }
 
 /** A whole unmasked frame (RFC 6455 section 5.2). */
@@ -390,7 +409,8 @@ export class BridgeServer {
     ws.on("message", (data, binary) =>
       connection.onMessage(toBuffer(data), binary),
     );
-    ws.on("pong", () => connection.onPong());
+    ws.on("ping", (data) => connection.onControl("ping", data.length));
+    ws.on("pong", (data) => connection.onControl("pong", data.length));
     ws.on("error", (error) => {
       this.#logger.info(
         { reason: error.message, connectionId: connection.id },
