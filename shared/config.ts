@@ -261,6 +261,11 @@ const variables = {
     fallback: "134217728",
     why: "the same in bytes: clients' own events may be large; three times as much as 100,000 small ones need",
   },
+  EVENTS_SHARE: {
+    kind: number(0, 1, "what is kept as a share"),
+    fallback: "0.1",
+    why: "how much of EVENTS_MAX and EVENTS_MAX_BYTES one user, or a connection without one, may say in EVENTS_SECONDS, and as much again at once: nobody pushes out what others said; 0 is any",
+  },
   EVENTS_SECONDS: {
     kind: seconds(1, 604_800),
     fallback: "3600",
@@ -444,6 +449,8 @@ export interface Config {
   readonly eventsMax: number;
   readonly eventsMaxBytes: number;
   readonly eventsMs: number;
+  /** 0: any. */
+  readonly eventsShare: number;
   readonly leaseMs: number;
   readonly heartbeatMs: number;
   readonly executionMs: number;
@@ -561,6 +568,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     eventsMax: values.EVENTS_MAX,
     eventsMaxBytes: values.EVENTS_MAX_BYTES,
     eventsMs: values.EVENTS_SECONDS * 1_000,
+    eventsShare: values.EVENTS_SHARE,
     leaseMs: values.LEASE_SECONDS * 1_000,
     heartbeatMs: values.HEARTBEAT_SECONDS * 1_000,
     executionMs: values.EXECUTION_SECONDS * 1_000,
