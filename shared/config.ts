@@ -4,6 +4,7 @@
  * with one clear line per mistake (contract, section 6).
  */
 import { isIP } from "node:net";
+import { parseProxies } from "./proxies.js";
 import {
   parseWebhookAllow,
   parseWebhookEvents,
@@ -220,6 +221,24 @@ const variables = {
     kind: number(0, 1_000_000, "sockets", true),
     fallback: "0",
     why: "sockets in one ws-fn process, 0 is any number; scf_bootstrap says 1 (WS-LIFE-3)",
+  },
+  MAX_CONNECTIONS: {
+    kind: number(0, 1_000_000, "connections", true),
+    fallback: "0",
+    why: "TCP connections to one process; 0 is what its file descriptors allow, less 64 for Redis and files. When it is reached, who has shown no credentials and is silent longest makes room",
+  },
+  MAX_CONNECTIONS_PER_ADDRESS: {
+    kind: number(0, 1_000_000, "connections", true),
+    fallback: "0",
+    why: "… from one client address (of IPv6 a /64); 0 is half of them, and any number from loopback; proxies of TRUST_PROXY are not counted, their clients' sockets are",
+  },
+  TRUST_PROXY: {
+    kind: {
+      parse: parseProxies,
+      show: (value: readonly string[]) => value.join(","),
+    },
+    fallback: "",
+    why: "addresses and networks (CIDR) of the proxies whose X-Forwarded-For, X-Forwarded-Proto and X-Scf-Request-Id are believed, separated by commas; none: nobody's. Under the local platform: loopback",
   },
   RESUME_SECONDS: {
     kind: seconds(0.1, 86_400),
@@ -440,6 +459,12 @@ export interface Config {
   readonly allowedOrigins: readonly string[];
   readonly publicWsUrl: string;
   readonly maxSockets: number;
+  /** 0: as many as the file descriptors allow. */
+  readonly maxConnections: number;
+  /** 0: half of them. */
+  readonly maxConnectionsPerAddress: number;
+  /** Networks of proxies that are believed. */
+  readonly trustProxy: readonly string[];
   readonly resumeMs: number;
   readonly preparedMs: number;
   readonly endedMs: number;
@@ -536,6 +561,12 @@ function webhookOf(
   });
 }
 
+/** The local platform is a process of this machine, and says its headers itself whatever its clients send. */
+function trustedProxies(values: Values): readonly string[] {
+  const { TRUST_PROXY: given, BRIDGE_LOCAL: local } = values;
+  return given.length === 0 && local ? ["127.0.0.0/8", "::1/128"] : given;
+}
+
 /**
  * Reads the environment once. Throws `ConfigError` with one line per mistake.
  */
@@ -559,6 +590,9 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     allowedOrigins: values.ALLOWED_ORIGINS,
     publicWsUrl: values.PUBLIC_WS_URL,
     maxSockets: values.MAX_SOCKETS,
+    maxConnections: values.MAX_CONNECTIONS,
+    maxConnectionsPerAddress: values.MAX_CONNECTIONS_PER_ADDRESS,
+    trustProxy: trustedProxies(values),
     resumeMs: values.RESUME_SECONDS * 1_000,
     preparedMs: values.PREPARED_SECONDS * 1_000,
     endedMs: values.ENDED_SECONDS * 1_000,
@@ -597,6 +631,7 @@ export function printConfig(env: Record<string, string | undefined>): string {
     ...values,
     HOST: config.host,
     ALLOW_ANONYMOUS: config.allowAnonymous,
+    TRUST_PROXY: config.trustProxy,
   };
   const rows = names.map((name) => {
     const variable: Variable<unknown> = variables[name];

@@ -3,8 +3,8 @@
  * refuses before the 101, with a problem body.
  */
 import {
-  createServer,
   STATUS_CODES,
+  type IncomingHttpHeaders,
   type IncomingMessage,
   type Server,
 } from "node:http";
@@ -17,8 +17,12 @@ import {
   type Server as SocketServer,
   type ServerOptions,
 } from "ws";
+import type { ConnectionRoom } from "../shared/connection-room.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
+import { HttpGuard } from "../shared/http-guard.js";
 import { loggableUrl, type Logger } from "../shared/logging.js";
+import type { Proxies } from "../shared/proxies.js";
+import { SampledLog } from "../shared/sampled-log.js";
 import { admit, type AdmissionDeps } from "./admission.js";
 import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
 import { planDrain } from "./drain-plan.js";
@@ -55,6 +59,7 @@ export interface ServerConfig {
   port: number;
   keyless: boolean;
   allowedOrigins: readonly string[];
+  publicWsUrl: string;
   allowAnonymous: boolean;
   maxSockets: number;
   executionMs: number;
@@ -68,6 +73,10 @@ export type ServerDeps = AdmissionDeps &
   ConnectionDeps & {
     config: ServerConfig;
     keeper: Keeper;
+    /** Room for connections, upgraded or not. */
+    room: ConnectionRoom;
+    /** Who is believed about where a client comes from. */
+    proxies: Proxies;
     /** Resolves while this instance can serve; for /readyz. */
     ready(): Promise<void>;
   };
@@ -215,6 +224,9 @@ export class BridgeServer {
   readonly #deps: ServerDeps;
   readonly #logger: Logger;
   readonly #http: Server;
+  readonly #guard: HttpGuard;
+  /** Of lines that strangers cause. */
+  readonly #lines: SampledLog;
   readonly #wss: SocketServer<typeof TellingSocket>;
   /** Sockets that take room: those between their upgrade request and the 101, and those that are open. */
   #taken = 0;
@@ -238,7 +250,21 @@ export class BridgeServer {
       handleProtocols: (_offered, request) =>
         chosenProtocol.get(request) ?? false,
     } as ServerOptions<typeof TellingSocket>);
-    this.#http = createServer(
+    this.#lines = new SampledLog({
+      onLeftOut: (leftOut) => this.#logger.info(leftOut, "lines left out"),
+    });
+    this.#guard = new HttpGuard({
+      room: deps.room,
+      proxies: deps.proxies,
+      onRefusal: ({ status, code, data }) =>
+        this.#lines.say(code, () =>
+          this.#logger.info(
+            { status, code, detail: data.detail },
+            "request refused",
+          ),
+        ),
+    });
+    this.#http = this.#guard.createServer(
       {
         headersTimeout: 5_000,
         requestTimeout: 10_000,
@@ -248,13 +274,13 @@ export class BridgeServer {
       },
       (request, response) => {
         void this.#answer(request.url ?? "/").then(({ status, body }) => {
+          const isLast = status === 426;
+          if (isLast) this.#guard.last(request.socket);
           response.writeHead(status, {
             "content-type":
               status === 200 ? "application/json" : "application/problem+json",
             "content-length": Buffer.byteLength(body),
-            ...(status === 426
-              ? { upgrade: "websocket", connection: "close" }
-              : {}),
+            ...(isLast ? { upgrade: "websocket", connection: "close" } : {}),
           });
           response.end(request.method === "HEAD" ? undefined : body);
         });
@@ -263,11 +289,6 @@ export class BridgeServer {
     this.#http.on("upgrade", (request, stream, head) => {
       stream.on("error", () => stream.destroy());
       void this.#onUpgrade(request, stream, head);
-    });
-    this.#http.on("clientError", (_error, stream) => {
-      if (stream.writable)
-        stream.end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
-      else stream.destroy();
     });
   }
 
@@ -316,6 +337,7 @@ export class BridgeServer {
     const gone = new AbortController();
     stream.once("close", () => gone.abort());
     try {
+      if (!this.#guard.upgrade(request)) return;
       if (this.#draining)
         throw new BridgeError("no_room", { detail: "this instance is going" });
       leave = await this.#enter();
@@ -333,7 +355,7 @@ export class BridgeServer {
         chosenProtocol.set(request, asked.subprotocol);
       const admitted = await admit(this.#deps, asked, {
         url: request.url ?? "/",
-        headers,
+        headers: this.#believed(request),
         gone: gone.signal,
       });
       const giveBack = () =>
@@ -357,6 +379,17 @@ export class BridgeServer {
       leave();
       this.#refuse(request, stream, error);
     }
+  }
+
+  /** The headers of a request without those that only a proxy of ours may say, and with the client's address as we know it. */
+  #believed(request: IncomingMessage): IncomingHttpHeaders {
+    const { proxies } = this.#deps;
+    const isTrusted = proxies.isTrusted(request.socket.remoteAddress);
+    const headers: IncomingHttpHeaders = {};
+    for (const [name, value] of Object.entries(request.headers))
+      if (isTrusted || !isProxys(name)) headers[name] = value;
+    headers["x-forwarded-for"] = proxies.clientOf(request);
+    return headers;
   }
 
   /** Takes room for one socket; the returned function gives it back, once. */
@@ -412,9 +445,11 @@ export class BridgeServer {
     ws.on("ping", (data) => connection.onControl("ping", data.length));
     ws.on("pong", (data) => connection.onControl("pong", data.length));
     ws.on("error", (error) => {
-      this.#logger.info(
-        { reason: error.message, connectionId: connection.id },
-        "the client broke the framing",
+      this.#lines.say("framing", () =>
+        this.#logger.info(
+          { reason: error.message, connectionId: connection.id },
+          "the client broke the framing",
+        ),
       );
     });
     ws.onClientClose = (code) => connection.onClose(code);
@@ -446,27 +481,31 @@ export class BridgeServer {
 
   #refuse(request: IncomingMessage, stream: Duplex, error: unknown): void {
     const { status, body } = problemAnswer(error);
-    this.#logger.info(
-      {
-        url: loggableUrl(request.url ?? "/"),
-        status,
-        code: error instanceof BridgeError ? error.code : "internal",
-        ...(status >= 500 ? { err: error } : {}),
-      },
-      "upgrade refused",
+    const code = error instanceof BridgeError ? error.code : "internal";
+    this.#lines.say(code, () =>
+      this.#logger.info(
+        {
+          url: loggableUrl(request.url ?? "/"),
+          status,
+          code,
+          ...(status >= 500 ? { err: error } : {}),
+        },
+        "upgrade refused",
+      ),
     );
-    if (stream.destroyed) return;
+    if (!stream.writable) return void stream.destroy();
     const retry =
       error instanceof BridgeError && error.retryAfterSeconds !== undefined
         ? `Retry-After: ${error.retryAfterSeconds}\r\n`
         : "";
-    stream.end(
+    stream.write(
       `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ""}\r\n` +
         "Content-Type: application/problem+json\r\n" +
         `Content-Length: ${Buffer.byteLength(body)}\r\n` +
         retry +
         `Connection: close\r\n\r\n${body}`,
     );
+    this.#guard.leave(stream);
   }
 
   /**
@@ -512,6 +551,7 @@ export class BridgeServer {
   async close(): Promise<void> {
     for (const connection of this.#deps.keeper.connections)
       connection.terminate();
+    this.#lines.flush();
     this.#http.closeAllConnections();
     await new Promise<void>((resolve) => {
       this.#http.close(() => resolve());
@@ -521,6 +561,12 @@ export class BridgeServer {
     );
   }
 }
+
+/** A proxy says it of a client; from a client itself it is worth nothing. */
+const isProxys = (header: string): boolean =>
+  header === "forwarded" ||
+  header.startsWith("x-forwarded-") ||
+  header.startsWith("x-scf-");
 
 /** The subprotocol that was chosen for a request, between our handshake and that of ws. */
 const chosenProtocol = new WeakMap<IncomingMessage, string>();

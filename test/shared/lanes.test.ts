@@ -212,7 +212,7 @@ const shareGuard =
   "return own == 0 or own + #event + 256 <= (limit - pendingBytes) * 0.25";
 
 /** Four clients say what they can while the receiver is away; then twenty others say one thing each. */
-async function crowded(t: Test, scripts: readonly Script[]) {
+async function crowded(t: Scope, scripts: readonly Script[]) {
   const lab = await startLanes(t, { pendingBytes: 200_000, scripts });
   const loud = Array.from({ length: 4 }, newConnectionId);
   for (let n = 0; n < 120; n += 1)

@@ -8,10 +8,15 @@ import {
   type UpgradeRequest,
 } from "../../ws-fn/handshake.js";
 
-const keyless: HandshakeRules = { keyless: true, allowedOrigins: [] };
+const keyless: HandshakeRules = {
+  keyless: true,
+  allowedOrigins: [],
+  publicWsUrl: "",
+};
 const keyed: HandshakeRules = {
   keyless: false,
   allowedOrigins: ["https://app.example"],
+  publicWsUrl: "",
 };
 
 const ask = (
@@ -100,10 +105,14 @@ t.test("a page opened as a file is told how to serve it", async (t) => {
 });
 
 t.test("paths", async (t) => {
-  for (const url of ["/", "/ws", "/ws/", "/ws?a=b", "/stage/ws", "/stage/"])
-    t.equal(verdict({ url }), "", url);
-  for (const url of ["/v1/ws2", "/wss", "/ws/x"])
-    t.equal(verdict({ url }), "not_found", url);
+  for (const url of ["/", "/ws", "/ws?a=b"]) t.equal(verdict({ url }), "", url);
+  const wrong = ["/v1/ws", "/stage/ws", "/stage/", "/ws/", "/wss", "/ws/x"];
+  for (const url of wrong) t.equal(verdict({ url }), "not_found", url);
+  const staged = { ...keyed, publicWsUrl: "wss://push.example/stage/ws" };
+  for (const url of ["/stage/ws", "/stage/ws?a=b", "/ws"])
+    t.equal(verdict({ url }, staged), "", url);
+  for (const url of ["/a/stage/ws", "/stage/", "/stage"])
+    t.equal(verdict({ url }, staged), "not_found", url);
   for (const url of ["//[", "http://["])
     t.equal(verdict({ url }), "bad_request", url);
 });
