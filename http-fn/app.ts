@@ -1,6 +1,5 @@
 /** The HTTP function as a fastify app: every route of openapi.yaml that is ours, and the one error shape. No listening. */
-import { STATUS_CODES, type IncomingMessage } from "node:http";
-import type { Socket } from "node:net";
+import type { IncomingMessage } from "node:http";
 import {
   fastify,
   type FastifyInstance,
@@ -9,14 +8,17 @@ import {
 } from "fastify";
 import type { ErrorCode } from "../shared/api.js";
 import type { ApiKey } from "../shared/config.js";
-import { BridgeError, toProblem } from "../shared/errors.js";
+import { ConnectionRoom } from "../shared/connection-room.js";
+import { BridgeError } from "../shared/errors.js";
+import { HttpGuard, type REQUEST_LIMITS } from "../shared/http-guard.js";
 import type { Logger } from "../shared/logging.js";
 import {
   headerLines,
   isSecureUrl,
   protectionHeaders,
 } from "../shared/protection.js";
-import { visibleJson } from "../shared/visible.js";
+import { proxiesOf, type Proxies } from "../shared/proxies.js";
+import { SampledLog } from "../shared/sampled-log.js";
 import { answer, answerProblem, toBridgeError } from "./answer.js";
 import { pushBatch } from "./batch.js";
 import { BODY_BYTES_MAX, BODY_MS_MAX } from "./body.js";
@@ -67,6 +69,12 @@ export interface AppDeps {
   apiKeys: readonly ApiKey[];
   allowedOrigins: readonly string[];
   publicWsUrl: string;
+  /** Whose X-Scf-Request-Id and X-Forwarded-* are believed. Default: nobody's. */
+  proxies?: Proxies;
+  /** Room for connections. Default: what the process's descriptors allow. */
+  room?: ConnectionRoom;
+  /** What one connection may ask, where tests change it. */
+  requests?: Partial<typeof REQUEST_LIMITS>;
   ttlDefaultSeconds: number;
   /** What a push's answer waits for when the push does not say. */
   durability: "local" | "replica";
@@ -102,6 +110,19 @@ const HEADER_BYTES_MAX = 8_192;
 /** Longest path segment that is looked at, characters: a user ID of 128 characters with four bytes each, encoded. */
 const PATH_PARAM_MAX = 1_536;
 
+/**
+ * Refusals that end their connection, whoever asked: the bytes behind them may be anything. Of who has shown no credentials any
+ * refusal does.
+ */
+const LAST: ReadonlySet<ErrorCode> = new Set([
+  "unauthorized",
+  "forbidden_host",
+  "forbidden_origin",
+  "bad_request",
+  "request_timeout",
+  "payload_too_large",
+]);
+
 /** Answers that last. */
 const STREAMS: ReadonlySet<OperationId> = new Set([
   "followReceipt",
@@ -123,25 +144,47 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   const gate = createGate(deps);
   const live = createLiveRequests();
   const chores = createChores((withinMs) => bridge.lookAfter(withinMs));
+  const proxies = deps.proxies ?? proxiesOf([]);
+  const lines = new SampledLog({
+    onLeftOut: (leftOut) => logger.info(leftOut, "lines left out"),
+  });
+  const guard = new HttpGuard({
+    room: deps.room ?? new ConnectionRoom({ max: 0, perAddress: 0 }),
+    proxies,
+    onRefusal: ({ status, code, data }) =>
+      lines.say(code, () =>
+        logger.info({ status, code, detail: data.detail }, "request refused"),
+      ),
+    headerLines: headerLines(protection),
+    ...(deps.requests && { limits: deps.requests }),
+  });
   const app = fastify({
     logger: false,
-    genReqId: requestIds(),
+    genReqId: requestIds(proxies),
     bodyLimit: BODY_BYTES_MAX,
-    // The last resort, and the one for bodies that nobody reads; those that are read are timed where they are read.
-    requestTimeout: timeouts.batchMs + timeouts.headersMs,
-    keepAliveTimeout: timeouts.keepAliveMs,
-    http: {
-      headersTimeout: timeouts.headersMs,
-      connectionsCheckingInterval: timeouts.checkMs,
-      maxHeaderSize: HEADER_BYTES_MAX,
-    },
+    serverFactory: (handle) =>
+      guard.createServer(
+        {
+          // The last resort, and the one for bodies that nobody reads; those that are read are timed where they are read.
+          requestTimeout: timeouts.batchMs + timeouts.headersMs,
+          keepAliveTimeout: timeouts.keepAliveMs,
+          headersTimeout: timeouts.headersMs,
+          connectionsCheckingInterval: timeouts.checkMs,
+          maxHeaderSize: HEADER_BYTES_MAX,
+        },
+        handle,
+      ),
+    // The guard has its own.
+    clientErrorHandler: () => undefined,
     routerOptions: { maxParamLength: PATH_PARAM_MAX },
     // Requests that come while the function closes are still served; the listener is gone anyway.
     return503OnClosing: false,
     frameworkErrors: (error, request, reply) =>
       void fail(error, request, reply),
-    clientErrorHandler: (error, socket) =>
-      refuse(error, socket, logger, protection),
+  });
+  app.addHook("onClose", (_app, done) => {
+    lines.flush();
+    done();
   });
 
   // Handlers read the body themselves, so that nobody's bytes are read before the credentials are checked. fastify need not
@@ -168,17 +211,30 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     else if (known.code === "redis_full") logger.debug(line, "request refused");
     // A client that does not reply is no failure of ours.
     else if (known.status < 500 || known.code === "reply_timeout")
-      logger.info(line, "request refused");
+      lines.say(known.code, () => logger.info(line, "request refused"));
     else {
       const err = known.cause ?? known;
-      // Our own mistake needs its stack; an absent Redis is one incident with a line for every request.
+      // Our own mistake needs its stack; an absent Redis is one incident, whoever asks meanwhile.
       if (known.code === "internal")
         logger.error({ ...line, err }, "request failed");
       else
-        logger.warn(
-          { ...line, cause: err instanceof Error ? err.message : String(err) },
-          "request failed",
+        lines.say(known.code, () =>
+          logger.warn(
+            {
+              ...line,
+              cause: err instanceof Error ? err.message : String(err),
+            },
+            "request failed",
+          ),
         );
+    }
+    const { socket } = request.raw;
+    if (
+      known.status < 500 &&
+      (LAST.has(known.code) || !guard.isProven(socket))
+    ) {
+      reply.header("connection", "close");
+      guard.last(socket);
     }
     return answerProblem(known, request, reply.headers(protection));
   }
@@ -195,6 +251,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       handler(request, reply) {
         reply.headers(protection);
         const apiKeyName = gate(request.headers, scope);
+        if (scope !== undefined) guard.proven(request.raw.socket);
         const given = parameters(request.raw, request.query);
         // What has no scope must answer without Redis.
         if (scope !== undefined && chores.due())
@@ -241,6 +298,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     "prepareConnection",
     prepareConnection({
       ...deps,
+      proxies,
       bodyMs,
       operation: contract.operation("prepareConnection"),
     }),
@@ -345,13 +403,15 @@ const LIBRARY_HEADERS = {
 /** Any other text may be a secret, and stands in every line of its request. */
 const uuid = /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/i;
 
-/** The platform's request ID (a UUID) where there is one, so that both logs tell the same story; else one of our own. */
-function requestIds(): (raw: IncomingMessage) => string {
+/** The platform's request ID (a UUID) where the platform says it, so that both logs tell the same story; else one of our own. */
+function requestIds(proxies: Proxies): (raw: IncomingMessage) => string {
   const start = Date.now().toString(36);
   let count = 0;
   return (raw) => {
     const given = raw.headers["x-scf-request-id"];
-    return typeof given === "string" && uuid.test(given)
+    return typeof given === "string" &&
+      uuid.test(given) &&
+      proxies.isTrusted(raw.socket.remoteAddress)
       ? given
       : `${start}-${(count++).toString(36)}`;
   };
@@ -373,37 +433,6 @@ function routedMethods(app: FastifyInstance, { document }: Contract) {
     const path = url.split("?", 1)[0] ?? "";
     return paths.find(({ pattern }) => pattern.test(path))?.allow;
   };
-}
-
-/** What Node calls the requests it gives up on; the others are malformed. */
-const PARSER_ERRORS: Readonly<Record<string, ErrorCode>> = {
-  ERR_HTTP_REQUEST_TIMEOUT: "request_timeout",
-  HPE_HEADER_OVERFLOW: "headers_too_large",
-};
-
-/** What Node's parser refuses never becomes a request, so it is answered on the bare socket. */
-function refuse(
-  error: Error & { code?: string },
-  socket: Socket,
-  logger: AppDeps["logger"],
-  protection: Readonly<Record<string, string>>,
-): void {
-  if (error.code === "ECONNRESET" || !socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const problem = toProblem(
-    new BridgeError(PARSER_ERRORS[error.code ?? ""] ?? "bad_request"),
-  );
-  const { status, code } = problem;
-  logger.info({ status, code }, "request refused");
-  const body = visibleJson(problem);
-  socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? "Error"}\r\nConnection: close\r\n` +
-      headerLines(protection) +
-      `Content-Type: application/problem+json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
-    () => socket.destroy(),
-  );
 }
 
 function checkAnswers(app: FastifyInstance, contract: Contract): void {

@@ -5,6 +5,7 @@ import { CLOSE_BY_BACKEND, CLOSE_CODES } from "../shared/close-codes.js";
 import { BridgeError } from "../shared/errors.js";
 import { isConnectionId } from "../shared/ids.js";
 import { checkBody, parseJson } from "../shared/media.js";
+import type { Proxies } from "../shared/proxies.js";
 import { answer } from "./answer.js";
 import { checkEncoding, readBody } from "./body.js";
 import type { Bridge, ListQuery } from "./bridge.js";
@@ -25,6 +26,8 @@ export interface PrepareDeps {
   operation: Pick<Operation, "body">;
   /** What `url` begins with; "" takes it from the request's `Host`. */
   publicWsUrl: string;
+  /** Whose X-Forwarded-Proto is believed. */
+  proxies: Pick<Proxies, "isTrusted">;
   /** How long a body may take, milliseconds. */
   bodyMs: number;
 }
@@ -33,6 +36,7 @@ export function prepareConnection({
   bridge,
   operation,
   publicWsUrl,
+  proxies,
   bodyMs,
 }: PrepareDeps) {
   return async (request: FastifyRequest, reply: FastifyReply) => {
@@ -44,7 +48,7 @@ export function prepareConnection({
     const { connectionId, token, expiresAt } = await bridge.prepare(
       input as PrepareRequest,
     );
-    const url = `${wsUrl(publicWsUrl, request)}?token=${token}`;
+    const url = `${wsUrl(publicWsUrl, proxies, request)}?token=${token}`;
     reply
       .header("location", `/v1/connections/${connectionId}`)
       .header("cache-control", "no-store");
@@ -53,12 +57,18 @@ export function prepareConnection({
 }
 
 /** The WebSocket address: as configured (with `/ws` when it names no path), else the host the caller asked. */
-function wsUrl(configured: string, request: FastifyRequest): string {
+function wsUrl(
+  configured: string,
+  proxies: Pick<Proxies, "isTrusted">,
+  request: FastifyRequest,
+): string {
   if (configured !== "")
     return new URL(configured).pathname === "/"
       ? `${configured}/ws`
       : configured;
-  const secure = request.headers["x-forwarded-proto"] === "https";
+  const secure =
+    request.headers["x-forwarded-proto"] === "https" &&
+    proxies.isTrusted(request.raw.socket.remoteAddress);
   return `${secure ? "wss" : "ws"}://${request.headers.host ?? "localhost"}/ws`;
 }
 

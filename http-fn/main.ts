@@ -7,8 +7,10 @@ import {
   printConfig,
   type Config,
 } from "../shared/config.js";
+import { ConnectionRoom } from "../shared/connection-room.js";
 import { createLogger } from "../shared/logging.js";
 import { complain, say } from "../shared/output.js";
+import { proxiesOf } from "../shared/proxies.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { buildApp, type Asset } from "./app.js";
 import { contractOf, type OpenApi } from "./contract.js";
@@ -56,6 +58,11 @@ async function start(config: Config): Promise<void> {
     ...config,
     bridge,
     logger,
+    proxies: proxiesOf(config.trustProxy),
+    room: new ConnectionRoom({
+      max: config.maxConnections,
+      perAddress: config.maxConnectionsPerAddress,
+    }),
     contract: contract(),
     assets: {
       page: { contentType: "text/html; charset=utf-8", text: pageHtml },

@@ -7,6 +7,7 @@ import { isIP } from "node:net";
 import { parseRedisUrl, shownRedisUrl } from "./redis-url.js";
 import { keepSecret, withoutSecrets } from "./secrets.js";
 import { visible } from "./visible.js";
+import { parseProxies } from "./proxies.js";
 import {
   parseWebhookAllow,
   parseWebhookEvents,
@@ -228,6 +229,24 @@ const variables = {
     fallback: "0",
     why: "sockets in one ws-fn process, 0 is any number; scf_bootstrap says 1 (WS-LIFE-3)",
   },
+  MAX_CONNECTIONS: {
+    kind: number(0, 1_000_000, "connections", true),
+    fallback: "0",
+    why: "TCP connections to one process; 0 is what its file descriptors allow, less 64 for Redis and files. When it is reached, who has shown no credentials and is silent longest makes room",
+  },
+  MAX_CONNECTIONS_PER_ADDRESS: {
+    kind: number(0, 1_000_000, "connections", true),
+    fallback: "0",
+    why: "… from one client address (of IPv6 a /64); 0 is half of them, and any number from loopback; proxies of TRUST_PROXY are not counted, their clients' sockets are",
+  },
+  TRUST_PROXY: {
+    kind: {
+      parse: parseProxies,
+      show: (value: readonly string[]) => value.join(","),
+    },
+    fallback: "",
+    why: "addresses and networks (CIDR) of the proxies whose X-Forwarded-For, X-Forwarded-Proto and X-Scf-Request-Id are believed, separated by commas; none: nobody's. Under the local platform: loopback",
+  },
   RESUME_SECONDS: {
     kind: seconds(0.1, 86_400),
     fallback: "120",
@@ -267,6 +286,11 @@ const variables = {
     kind: number(1_048_576, 17_179_869_184, "bytes", true),
     fallback: "134217728",
     why: "the same in bytes: clients' own events may be large; three times as much as 100,000 small ones need",
+  },
+  EVENTS_SHARE: {
+    kind: number(0, 1, "what is kept as a share"),
+    fallback: "0.1",
+    why: "how much of EVENTS_MAX and EVENTS_MAX_BYTES one user, or a connection without one, may say in EVENTS_SECONDS, and as much again at once: nobody pushes out what others said; 0 is any",
   },
   EVENTS_SECONDS: {
     kind: seconds(1, 604_800),
@@ -441,6 +465,12 @@ export interface Config {
   readonly allowedOrigins: readonly string[];
   readonly publicWsUrl: string;
   readonly maxSockets: number;
+  /** 0: as many as the file descriptors allow. */
+  readonly maxConnections: number;
+  /** 0: half of them. */
+  readonly maxConnectionsPerAddress: number;
+  /** Networks of proxies that are believed. */
+  readonly trustProxy: readonly string[];
   readonly resumeMs: number;
   readonly preparedMs: number;
   readonly endedMs: number;
@@ -450,6 +480,8 @@ export interface Config {
   readonly eventsMax: number;
   readonly eventsMaxBytes: number;
   readonly eventsMs: number;
+  /** 0: any. */
+  readonly eventsShare: number;
   readonly leaseMs: number;
   readonly heartbeatMs: number;
   readonly executionMs: number;
@@ -553,6 +585,12 @@ function webhookOf(
   });
 }
 
+/** The local platform is a process of this machine, and says its headers itself whatever its clients send. */
+function trustedProxies(values: Values): readonly string[] {
+  const { TRUST_PROXY: given, BRIDGE_LOCAL: local } = values;
+  return given.length === 0 && local ? ["127.0.0.0/8", "::1/128"] : given;
+}
+
 /**
  * Reads the environment once. Throws `ConfigError` with one line per mistake.
  */
@@ -576,6 +614,9 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     allowedOrigins: values.ALLOWED_ORIGINS,
     publicWsUrl: values.PUBLIC_WS_URL,
     maxSockets: values.MAX_SOCKETS,
+    maxConnections: values.MAX_CONNECTIONS,
+    maxConnectionsPerAddress: values.MAX_CONNECTIONS_PER_ADDRESS,
+    trustProxy: trustedProxies(values),
     resumeMs: values.RESUME_SECONDS * 1_000,
     preparedMs: values.PREPARED_SECONDS * 1_000,
     endedMs: values.ENDED_SECONDS * 1_000,
@@ -585,6 +626,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     eventsMax: values.EVENTS_MAX,
     eventsMaxBytes: values.EVENTS_MAX_BYTES,
     eventsMs: values.EVENTS_SECONDS * 1_000,
+    eventsShare: values.EVENTS_SHARE,
     leaseMs: values.LEASE_SECONDS * 1_000,
     heartbeatMs: values.HEARTBEAT_SECONDS * 1_000,
     executionMs: values.EXECUTION_SECONDS * 1_000,
@@ -613,6 +655,7 @@ export function printConfig(env: Record<string, string | undefined>): string {
     ...values,
     HOST: config.host,
     ALLOW_ANONYMOUS: config.allowAnonymous,
+    TRUST_PROXY: config.trustProxy,
   };
   const rows = names.map((name) => {
     const variable: Variable<unknown> = variables[name];

@@ -10,6 +10,7 @@
  */
 import type { BridgeEvent, EventType } from "./api.js";
 import { paged, pageBytesMax } from "./bulk-reads.js";
+import { userTag } from "./ids.js";
 import { channels, keys } from "./keys.js";
 import { enlane } from "./lane-scripts.js";
 
@@ -53,6 +54,8 @@ export interface EventsOptions {
   eventsMaxBytes: number;
   /** … none longer than this, milliseconds. */
   eventsMs: number;
+  /** Of both, how much one client may add in `eventsMs`; as much again at once. 0: any. */
+  eventsShare: number;
   /** What the webhook wants, and how much of it may wait. */
   webhook?:
     Pick<WebhookSettings, "events" | "giveUpMs" | "pendingBytes"> | undefined;
@@ -84,22 +87,38 @@ local function text(n) return string.format('%.0f', n) end
 `;
 
 /**
- * KEYS events last identities pending bodies lanes state bytes
+ * KEYS events last identities pending bodies lanes state bytes shares
  * ARGV 1 when (ms) the cause was read|'' 2 eventsMax 3 eventsMs 4 standstillMs 5 pendingBytes 6 what of it is for clients 7 pendingMs
- *   8 eventsMaxBytes, then identity, event, lane|'', of a client's how long it is known (ms)|'', …
+ *   8 eventsMaxBytes 9, 10 what an event and a byte take of a client's share (ms), then identity, event, lane|'', of a
+ *   client's how long it is known (ms)|'', its client, …
+ * A client's share is a bucket (GCRA): each event moves the time at which it would be free again, at most eventsMs ahead.
  * Each entry tells the bytes of all events up to and with it, so that what is kept is known by its two ends.
- * Returns 'stale', 'full', or {how many found no room in their lane, a lane that began, its generation, …}.
+ * Returns 'stale', 'full', 'often', or {how many found no room in their lane, a lane that began, its generation, …}.
  */
 export const appendEventsScript: Script = {
   name: "bridgeAppendEvents",
-  keys: 8,
+  keys: 9,
   lua: `${clock}${enlane(4)}
 -- Stood still since it looked: the mark may be gone since, and this identity with it.
 if ARGV[1] ~= '' and ms - tonumber(ARGV[1]) > tonumber(ARGV[4]) then return 'stale' end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', text(ms))
 -- A client can be told to come back; what has become of a connection cannot.
-for i = 9, #ARGV, 4 do
-  if ARGV[i + 3] ~= '' and ARGV[i + 2] ~= '' and not hasRoom(ARGV[i + 1], tonumber(ARGV[6])) then return 'full' end
+local free = {}
+for i = 11, #ARGV, 5 do
+  local event, client, limit = ARGV[i + 1], ARGV[i + 4], tonumber(ARGV[6])
+  if ARGV[i + 3] ~= '' and not redis.call('ZSCORE', KEYS[3], ARGV[i]) then
+    if ARGV[i + 2] ~= '' and not (hasRoom(event, limit) and hasShare(client, event, limit)) then return 'full' end
+    local at = free[client] or math.max(ms, tonumber(redis.call('ZSCORE', KEYS[9], client) or '0'))
+    if at - ms >= tonumber(ARGV[3]) then return 'often' end
+    free[client] = at + math.max(tonumber(ARGV[9]), tonumber(ARGV[10]) * (#event + ${overheadBytes}))
+  end
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[9], '-inf', text(ms))
+for client, at in pairs(free) do
+  if at > ms then
+    redis.call('ZADD', KEYS[9], text(at), client)
+    redis.call('PEXPIRE', KEYS[9], text(2 * tonumber(ARGV[3])))
+  end
 end
 local last = redis.call('GET', KEYS[2]) or '0'
 local added, missed, laned = 0, 0, false
@@ -109,7 +128,7 @@ if not bytes then
   bytes = newest and newest[2][6] or '0'
 end
 bytes = tonumber(bytes)
-for i = 9, #ARGV, 4 do
+for i = 11, #ARGV, 5 do
   local known = ARGV[i + 3] == '' and ${identityMs} or tonumber(ARGV[i + 3])
   local fresh = redis.call('ZADD', KEYS[3], 'NX', text(ms + known), ARGV[i]) == 1
   if fresh then
@@ -119,7 +138,7 @@ for i = 9, #ARGV, 4 do
     last = position
     added = added + 1
     if ARGV[i + 2] ~= '' and hasRoom(ARGV[i + 1], tonumber(ARGV[5])) then
-      enlane(ARGV[i + 2], position, ARGV[i + 1])
+      enlane(ARGV[i + 2], position, ARGV[i + 1], ARGV[i + 4])
       laned = true
     elseif ARGV[i + 2] ~= '' then
       missed = missed + 1
@@ -234,14 +253,18 @@ export class Events {
   /**
    * Appends those events that are new, in order. `readAtMs`: when (Redis's clock) the caller read what they tell of;
    * without it the identities must be the caller's own for three days. "stale" did nothing: look again, then append.
-   * "full" did nothing either: too much of clients' own events waits for the webhook.
+   * "full" and "often" did nothing either: too much of clients' own events, or of this client's, waits for the webhook;
+   * this client has added its share.
    */
   async append(
     events: readonly NewEvent[],
     readAtMs?: number,
-  ): Promise<"ok" | "stale" | "full"> {
-    const { eventsMax, eventsMaxBytes, eventsMs, standstillMs, webhook } =
-      this.#options;
+  ): Promise<"ok" | "stale" | "full" | "often"> {
+    const { eventsMax, eventsMaxBytes, eventsMs, eventsShare } = this.#options;
+    const { standstillMs, webhook } = this.#options;
+    /** Of a client's share, milliseconds. */
+    const costOf = (most: number) =>
+      eventsShare === 0 ? 0 : eventsMs / (most * eventsShare);
     const pendingBytes = webhook?.pendingBytes ?? 0;
     const reply = await this.#redis.run(
       appendEventsScript,
@@ -254,6 +277,7 @@ export class Events {
         keys.webhookLanes,
         keys.webhookState,
         keys.eventBytes,
+        keys.eventShares,
       ],
       [
         readAtMs ?? "",
@@ -264,6 +288,8 @@ export class Events {
         Math.floor(pendingBytes * clientsShare),
         (webhook?.giveUpMs ?? 0) + asleepMs,
         eventsMaxBytes,
+        costOf(eventsMax),
+        costOf(eventsMaxBytes),
         ...events.flatMap(({ id, type, subject, timeMs, data, knownMs }) => {
           const time = new Date(timeMs).toISOString();
           const wanted: ReadonlySet<string> | undefined = webhook?.events;
@@ -272,11 +298,13 @@ export class Events {
             JSON.stringify({ id, type, subject, time, data }),
             wanted?.has(type) ? subject : "",
             type === "event" ? (knownMs ?? identityMs) : "",
+            data.userId === null ? subject : userTag(data.userId),
           ];
         }),
       ],
     );
-    if (reply === "stale" || reply === "full") return reply;
+    if (reply === "stale" || reply === "full" || reply === "often")
+      return reply;
     const [missed, ...begun] = (reply as unknown[]).map(String);
     if (missed !== "0") this.#keeper.missed(Number(missed));
     if (begun.length > 0) await this.#keeper.begun(pairs(begun));

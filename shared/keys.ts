@@ -100,6 +100,8 @@ export const keys = {
   lastEvent: "bridge:{events}:last",
   /** String: bytes of all events that were ever appended, as long as any of them is kept. */
   eventBytes: "bridge:{events}:bytes",
+  /** Sorted set: clients, by when their share of the events would be free again (ms): a user's tag, or a connection without one. */
+  eventShares: "bridge:{events}:shares",
   /** Sorted set: identities of events that somebody might append again, by when to forget them (ms). */
   eventIdentities: "bridge:{events}:identities",
   // What waits for the webhook (lane-scripts.ts), in the slot of the events; a member is `<connection ID> <position>`.
@@ -109,7 +111,7 @@ export const keys = {
   webhookBodies: "bridge:{events}:bodies",
   /** Sorted set: connections with something that waits, by when to look for their job (ms). */
   webhookLanes: "bridge:{events}:lanes",
-  /** Hash: each lane's generation, owner and attempts; bytes that wait; what is known of the receiver. */
+  /** Hash: each lane's generation, owner, attempts and client; bytes that wait, and of each client; what is known of the receiver. */
   webhookState: "bridge:{events}:webhook",
   /** String, for a day: who gave permission to send, and how often. */
   webhookProof: "bridge:{events}:proof",

@@ -25,6 +25,11 @@ const addedMs = 5_000;
 const overheadBytes = 256;
 /** What a lane takes, its job included (measured: 1,110). */
 const laneBytes = 1_100;
+/**
+ * A client may have so much waiting, as a share of the room that is left. So it is never one client that fills it: alone it
+ * gets a fifth, four of them half together, and whoever has nothing waiting finds room.
+ */
+const clientShare = 1 / 4;
 /** While somebody asks for permission the others come again after this long, or when they are called; milliseconds. */
 const askPauseMs = 2_000;
 /** Lanes that fail one after the other, none between them done, before all wait: it is not the one event then. */
@@ -38,18 +43,26 @@ local function text(n) return string.format('%.0f', n) end
 `;
 
 /**
- * Puts an event into its lane; part of the append script (events.ts). Says false when there is no room. Needs the keys
- * pending, bodies, lanes, state from \`KEYS[first]\` on.
+ * Puts an event into its lane; part of the append script (events.ts). Needs the keys pending, bodies, lanes, state from \`KEYS[first]\` on.
  */
 export const enlane = (first: number): string => `
 local pendingBytes = tonumber(redis.call('HGET', KEYS[${first + 3}], 'bytes') or '0')
 local begun = {}
 local function hasRoom(event, limit) return pendingBytes + #event + ${overheadBytes + laneBytes} <= limit end
-local function enlane(lane, position, event)
+local function hasShare(client, event, limit)
+  local own = tonumber(redis.call('HGET', KEYS[${first + 3}], 'b:' .. client) or '0')
+  -- One event may be larger than a small installation's share.
+  return own == 0 or own + #event + ${overheadBytes} <= (limit - pendingBytes) * ${clientShare}
+end
+-- What waits in a lane is its client's for as long as the lane lasts: the one that it began with.
+local function enlane(lane, position, event, client)
   local member = lane .. ' ' .. string.format('%016.0f', tonumber(position))
   redis.call('ZADD', KEYS[${first}], 0, member)
   redis.call('HSET', KEYS[${first + 1}], member, event)
   pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', #event + ${overheadBytes})
+  redis.call('HSETNX', KEYS[${first + 3}], 'u:' .. lane, client)
+  client = redis.call('HGET', KEYS[${first + 3}], 'u:' .. lane)
+  redis.call('HINCRBY', KEYS[${first + 3}], 'b:' .. client, #event + ${overheadBytes})
   if redis.call('HSETNX', KEYS[${first + 3}], 'g:' .. lane, position) == 1 then
     pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', ${laneBytes})
     redis.call('ZADD', KEYS[${first + 2}], text(ms + ${addedMs}), lane)
@@ -67,6 +80,8 @@ local function drop(lane, member)
   redis.call('HDEL', KEYS[2], member)
   redis.call('HINCRBY', KEYS[4], 'bytes', -size)
   redis.call('HDEL', KEYS[4], 'n:' .. lane)
+  local client = redis.call('HGET', KEYS[4], 'u:' .. lane)
+  if client and redis.call('HINCRBY', KEYS[4], 'b:' .. client, -size) <= 0 then redis.call('HDEL', KEYS[4], 'b:' .. client) end
 end
 local function waiting(lane) return redis.call('ZLEXCOUNT', KEYS[1], '[' .. lane .. ' ', '(' .. lane .. '!') end
 `;
@@ -122,7 +137,7 @@ end
 local member = redis.call('ZRANGEBYLEX', KEYS[1], '[' .. lane .. ' ', '(' .. lane .. '!', 'LIMIT', 0, 1)[1]
 if not member then
   -- The end and the look for more are one: what is appended from here on begins a lane, with a job of its own.
-  redis.call('HDEL', KEYS[4], 'g:' .. lane, 't:' .. lane, 'n:' .. lane)
+  redis.call('HDEL', KEYS[4], 'g:' .. lane, 't:' .. lane, 'n:' .. lane, 'u:' .. lane)
   redis.call('HINCRBY', KEYS[4], 'bytes', ${-laneBytes})
   redis.call('ZREM', KEYS[3], lane)
   return {'empty', recovered}

@@ -65,7 +65,8 @@ export interface Socket {
   send(frame: Frame, taken?: () => void): void;
   /** A control ping. */
   ping(): void;
-  close(code: number, reason: string): void;
+  /** `deaf`: what still comes is thrown away unread. */
+  close(code: number, reason: string, deaf: boolean): void;
   terminate(): void;
   pause(): void;
   resume(): void;
@@ -567,17 +568,7 @@ export class Connection {
 
   /** The client sent a frame. */
   onMessage(data: Buffer, binary: boolean): void {
-    if (this.#deaf || this.#state === "closed") return;
-    this.#heartbeat.heard();
-    if (!this.#limit.accept(data.length)) {
-      this.#refuse(
-        new BridgeError("upstream_too_fast", {
-          detail: "more than the limits of `welcome` for three seconds",
-        }),
-        CLOSE_TOO_FAST,
-      );
-      return;
-    }
+    if (!this.#accept(data.length)) return;
     const said = this.#speaker.read(data, binary);
     // On a socket that is being left, too: its client does not know yet, and says it nowhere else.
     if (said.kind === "event") return this.#voice.event(said);
@@ -615,8 +606,25 @@ export class Connection {
     this.#suspicion.acked(seq);
   }
 
-  onPong(): void {
+  /** A control frame came. One answer to a ping of ours is no more than was asked for; all others count as frames. */
+  onControl(kind: "ping" | "pong", bytes: number): void {
+    if (kind === "pong" && this.#heartbeat.asked && !this.#deaf)
+      this.#heartbeat.heard();
+    else this.#accept(bytes);
+  }
+
+  /** Counts what came; false: it must not be looked at. */
+  #accept(bytes: number): boolean {
+    if (this.#deaf || this.#state === "closed") return false;
     this.#heartbeat.heard();
+    if (this.#limit.accept(bytes)) return true;
+    this.#refuse(
+      new BridgeError("upstream_too_fast", {
+        detail: "more than the limits of `welcome` for three seconds",
+      }),
+      CLOSE_TOO_FAST,
+    );
+    return false;
   }
 
   /** What a raw client said is lost, and no frame could tell it: the end of its socket does. */
@@ -653,7 +661,7 @@ export class Connection {
     this.#delivery.stop();
     this.#members.stop();
     this.#log("info", { code, reason }, "closing the socket");
-    const close = () => this.#socket.close(code, reason);
+    const close = () => this.#socket.close(code, reason, this.#deaf);
     // Who cannot ack comes back to where Redis says it is: what its socket took is told before it can.
     if (this.#speaker.acks || !this.#madeReporter) close();
     else void this.#madeReporter.flush().finally(close);

@@ -124,6 +124,12 @@ function readOffsets(text: string, latest: number): Map<string, number> {
   return offsets;
 }
 
+/** Where sockets are: at `/ws`, at `/`, and where PUBLIC_WS_URL sends clients. The last one is the one to tell. */
+function pathsOf(publicWsUrl: string): string[] {
+  const own = publicWsUrl === "" ? "/" : new URL(publicWsUrl).pathname;
+  return own === "/" ? ["/", "/ws"] : ["/", "/ws", own];
+}
+
 /** Reads an upgrade request. Throws forbidden_host, forbidden_origin, not_found, invalid_parameter, bad_request. */
 export function readHandshake(
   request: UpgradeRequest,
@@ -134,8 +140,11 @@ export function readHandshake(
     ? new URL(request.url, "http://localhost")
     : undefined;
   if (!url) throw new BridgeError("bad_request", { detail: "that is no URL" });
-  if (!/(^|\/)(ws\/?)?$/.test(url.pathname))
-    throw new BridgeError("not_found", { detail: "WebSockets are at /ws" });
+  const paths = pathsOf(rules.publicWsUrl);
+  if (!paths.includes(url.pathname))
+    throw new BridgeError("not_found", {
+      detail: `WebSockets are at ${paths.at(-1)}`,
+    });
 
   const offered = (request.protocols ?? "")
     .split(",")

@@ -6,6 +6,8 @@ import { Beats } from "./beats.js";
 
 /** Unanswered pings after which the line counts as dead. Counted, not timed: a pause of ours is no silence of theirs. */
 const missedMax = 3;
+/** The third question gets this share of the interval for its answer: two more went unanswered before. */
+const lastShare = 1 / 2;
 /** Sockets whose turn comes within so much of their interval are asked together, … */
 const together = 1 / 8;
 /** … but no more than this, milliseconds. */
@@ -39,12 +41,19 @@ export class Heartbeat {
   }
 
   #next(): void {
-    this.#cancel = this.#beats.after(this.#options.everyMs, () => {
+    const { everyMs } = this.#options;
+    const ms = this.#missed < missedMax ? everyMs : everyMs * lastShare;
+    this.#cancel = this.#beats.after(ms, () => {
       if (this.#missed >= missedMax) return this.#options.terminate();
       this.#missed += 1;
       this.#next();
       this.#options.ping();
     });
+  }
+
+  /** A question is open. */
+  get asked(): boolean {
+    return this.#missed > 0;
   }
 
   /** Something came from the other side. */

@@ -15,6 +15,7 @@ export class Intake {
     const me: Throttle = {
       pause: () => {
         this.#holders ??= new Set();
+        if (this.#holders.has(me)) return;
         this.#holders.add(me);
         if (this.#holders.size === 1) this.#socket.pause();
       },

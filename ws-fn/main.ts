@@ -1,8 +1,10 @@
 /** ws-fn's process edge: environment → config → parts → listen → signals. */
 import { ConfigError, parseConfig, printConfig } from "../shared/config.js";
 import { randomBase62 } from "../shared/ids.js";
+import { ConnectionRoom } from "../shared/connection-room.js";
 import { createLogger } from "../shared/logging.js";
 import { complain, say } from "../shared/output.js";
+import { proxiesOf } from "../shared/proxies.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
@@ -49,6 +51,11 @@ async function main(): Promise<void> {
     memberships,
     feeds,
     keeper,
+    room: new ConnectionRoom({
+      max: config.maxConnections,
+      perAddress: config.maxConnectionsPerAddress,
+    }),
+    proxies: proxiesOf(config.trustProxy),
     users,
     replies,
     events: {

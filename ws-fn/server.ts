@@ -3,8 +3,8 @@
  * refuses before the 101, with a problem body.
  */
 import {
-  createServer,
   STATUS_CODES,
+  type IncomingHttpHeaders,
   type IncomingMessage,
   type Server,
 } from "node:http";
@@ -17,7 +17,9 @@ import {
   type Server as SocketServer,
   type ServerOptions,
 } from "ws";
+import type { ConnectionRoom } from "../shared/connection-room.js";
 import { BridgeError, toProblem } from "../shared/errors.js";
+import { HttpGuard } from "../shared/http-guard.js";
 import { loggableUrl, type Logger } from "../shared/logging.js";
 import {
   headerLines,
@@ -25,6 +27,8 @@ import {
   protectionHeaders,
 } from "../shared/protection.js";
 import { visibleJson } from "../shared/visible.js";
+import type { Proxies } from "../shared/proxies.js";
+import { SampledLog } from "../shared/sampled-log.js";
 import { admit, type AdmissionDeps } from "./admission.js";
 import { Connection, type ConnectionDeps, type Socket } from "./connection.js";
 import { planDrain } from "./drain-plan.js";
@@ -40,8 +44,11 @@ const framing = {
   maxPayload: frameBytesMax,
   maxFragments: 64,
   maxBufferedChunks: 1_024,
-  maxPendingAutoPongs: 8,
+  // More than upstream.ts lets through at once: it, not this, decides.
+  maxPendingAutoPongs: 64,
 };
+/** So much of what a client says after it broke the protocol is taken from the line to throw it away, bytes. */
+const unreadBytesMax = 1_048_576;
 /** What a drain waits after the last slot: the 5 s of grace for who does not move, its close frame, and a little. */
 const drainMarginMs = 6_000 + closeTimeoutMs;
 /** A socket is moved when this share of the execution timeout has passed (WS-CLOSE-14). */
@@ -72,6 +79,10 @@ export type ServerDeps = AdmissionDeps &
   ConnectionDeps & {
     config: ServerConfig;
     keeper: Keeper;
+    /** Room for connections, upgraded or not. */
+    room: ConnectionRoom;
+    /** Who is believed about where a client comes from. */
+    proxies: Proxies;
     /** Resolves while this instance can serve; for /readyz. */
     ready(): Promise<void>;
   };
@@ -152,8 +163,9 @@ function toSocket(ws: TellingSocket, stream: Duplex, lease: Lease): Socket {
     ping() {
       ws.ping();
     },
-    close(code, reason) {
+    close(code, reason, deaf) {
       ws.closeFirst(code, clip(reason));
+      if (deaf) stopListening(stream);
     },
     terminate() {
       ws.terminate();
@@ -165,6 +177,21 @@ function toSocket(ws: TellingSocket, stream: Duplex, lease: Lease): Socket {
       if (ws.readyState === ws.OPEN) ws.resume();
     },
   };
+}
+
+/**
+ * Takes a socket from whoever reads it, after the last frame to it was written. What still comes is thrown away without
+ * being parsed, so that the client can read why it is closed instead of a reset; one that goes on sending is cut.
+ */
+function stopListening(stream: Duplex): void {
+  stream.removeAllListeners("data");
+  let bytes = 0;
+  stream.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > unreadBytesMax) stream.destroy();
+  });
+  stream.end();
+  stream.resume();
 }
 
 /** A whole unmasked frame (RFC 6455 section 5.2). */
@@ -205,6 +232,9 @@ export class BridgeServer {
   readonly #http: Server;
   /** Headers of every answer. */
   readonly #protection: Readonly<Record<string, string>>;
+  readonly #guard: HttpGuard;
+  /** Of lines that strangers cause. */
+  readonly #lines: SampledLog;
   readonly #wss: SocketServer<typeof TellingSocket>;
   /** Sockets that take room: those between their upgrade request and the 101, and those that are open. */
   #taken = 0;
@@ -229,7 +259,22 @@ export class BridgeServer {
       handleProtocols: (_offered, request) =>
         chosenProtocol.get(request) ?? false,
     } as ServerOptions<typeof TellingSocket>);
-    this.#http = createServer(
+    this.#lines = new SampledLog({
+      onLeftOut: (leftOut) => this.#logger.info(leftOut, "lines left out"),
+    });
+    this.#guard = new HttpGuard({
+      room: deps.room,
+      proxies: deps.proxies,
+      headerLines: headerLines(this.#protection),
+      onRefusal: ({ status, code, data }) =>
+        this.#lines.say(code, () =>
+          this.#logger.info(
+            { status, code, detail: data.detail },
+            "request refused",
+          ),
+        ),
+    });
+    this.#http = this.#guard.createServer(
       {
         headersTimeout: 5_000,
         requestTimeout: 10_000,
@@ -239,14 +284,14 @@ export class BridgeServer {
       },
       (request, response) => {
         void this.#answer(request.url ?? "/").then(({ status, body }) => {
+          const isLast = status === 426;
+          if (isLast) this.#guard.last(request.socket);
           response.writeHead(status, {
             ...this.#protection,
             "content-type":
               status === 200 ? "application/json" : "application/problem+json",
             "content-length": Buffer.byteLength(body),
-            ...(status === 426
-              ? { upgrade: "websocket", connection: "close" }
-              : {}),
+            ...(isLast ? { upgrade: "websocket", connection: "close" } : {}),
           });
           response.end(request.method === "HEAD" ? undefined : body);
         });
@@ -255,13 +300,6 @@ export class BridgeServer {
     this.#http.on("upgrade", (request, stream, head) => {
       stream.on("error", () => stream.destroy());
       void this.#onUpgrade(request, stream, head);
-    });
-    this.#http.on("clientError", (_error, stream) => {
-      if (stream.writable)
-        stream.end(
-          `HTTP/1.1 400 Bad Request\r\n${headerLines(this.#protection)}Connection: close\r\n\r\n`,
-        );
-      else stream.destroy();
     });
   }
 
@@ -310,6 +348,7 @@ export class BridgeServer {
     const gone = new AbortController();
     stream.once("close", () => gone.abort());
     try {
+      if (!this.#guard.upgrade(request)) return;
       if (this.#draining)
         throw new BridgeError("no_room", { detail: "this instance is going" });
       leave = await this.#enter();
@@ -327,7 +366,7 @@ export class BridgeServer {
         chosenProtocol.set(request, asked.subprotocol);
       const admitted = await admit(this.#deps, asked, {
         url: request.url ?? "/",
-        headers,
+        headers: this.#believed(request),
         gone: gone.signal,
       });
       const giveBack = () =>
@@ -351,6 +390,17 @@ export class BridgeServer {
       leave();
       this.#refuse(request, stream, error);
     }
+  }
+
+  /** The headers of a request without those that only a proxy of ours may say, and with the client's address as we know it. */
+  #believed(request: IncomingMessage): IncomingHttpHeaders {
+    const { proxies } = this.#deps;
+    const isTrusted = proxies.isTrusted(request.socket.remoteAddress);
+    const headers: IncomingHttpHeaders = {};
+    for (const [name, value] of Object.entries(request.headers))
+      if (isTrusted || !isProxys(name)) headers[name] = value;
+    headers["x-forwarded-for"] = proxies.clientOf(request);
+    return headers;
   }
 
   /** Takes room for one socket; the returned function gives it back, once. */
@@ -403,11 +453,14 @@ export class BridgeServer {
     ws.on("message", (data, binary) =>
       connection.onMessage(toBuffer(data), binary),
     );
-    ws.on("pong", () => connection.onPong());
+    ws.on("ping", (data) => connection.onControl("ping", data.length));
+    ws.on("pong", (data) => connection.onControl("pong", data.length));
     ws.on("error", (error) => {
-      this.#logger.info(
-        { reason: error.message, connectionId: connection.id },
-        "the client broke the framing",
+      this.#lines.say("framing", () =>
+        this.#logger.info(
+          { reason: error.message, connectionId: connection.id },
+          "the client broke the framing",
+        ),
       );
     });
     ws.onClientClose = (code) => connection.onClose(code);
@@ -439,21 +492,24 @@ export class BridgeServer {
 
   #refuse(request: IncomingMessage, stream: Duplex, error: unknown): void {
     const { status, body } = problemAnswer(error);
-    this.#logger.info(
-      {
-        url: loggableUrl(request.url ?? "/"),
-        status,
-        code: error instanceof BridgeError ? error.code : "internal",
-        ...(status >= 500 ? { err: error } : {}),
-      },
-      "upgrade refused",
+    const code = error instanceof BridgeError ? error.code : "internal";
+    this.#lines.say(code, () =>
+      this.#logger.info(
+        {
+          url: loggableUrl(request.url ?? "/"),
+          status,
+          code,
+          ...(status >= 500 ? { err: error } : {}),
+        },
+        "upgrade refused",
+      ),
     );
-    if (stream.destroyed) return;
+    if (!stream.writable) return void stream.destroy();
     const retry =
       error instanceof BridgeError && error.retryAfterSeconds !== undefined
         ? `Retry-After: ${error.retryAfterSeconds}\r\n`
         : "";
-    stream.end(
+    stream.write(
       `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ""}\r\n` +
         headerLines(this.#protection) +
         "Content-Type: application/problem+json\r\n" +
@@ -461,6 +517,7 @@ export class BridgeServer {
         retry +
         `Connection: close\r\n\r\n${body}`,
     );
+    this.#guard.leave(stream);
   }
 
   /**
@@ -506,6 +563,7 @@ export class BridgeServer {
   async close(): Promise<void> {
     for (const connection of this.#deps.keeper.connections)
       connection.terminate();
+    this.#lines.flush();
     this.#http.closeAllConnections();
     await new Promise<void>((resolve) => {
       this.#http.close(() => resolve());
@@ -515,6 +573,12 @@ export class BridgeServer {
     );
   }
 }
+
+/** A proxy says it of a client; from a client itself it is worth nothing. */
+const isProxys = (header: string): boolean =>
+  header === "forwarded" ||
+  header.startsWith("x-forwarded-") ||
+  header.startsWith("x-scf-");
 
 /** The subprotocol that was chosen for a request, between our handshake and that of ws. */
 const chosenProtocol = new WeakMap<IncomingMessage, string>();

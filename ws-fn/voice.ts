@@ -158,7 +158,13 @@ export class Voice {
           const word = await this.#deps.events.append(
             batch.map(({ event }) => event),
           );
-          if (word === "full") throw new BridgeError("events_full");
+          if (word === "full" || word === "often")
+            throw new BridgeError("events_full", {
+              detail:
+                word === "full"
+                  ? "too much of what clients said waits for the backend's webhook, or of what this client said"
+                  : "this client has said its share of the events that are kept",
+            });
         });
         const { speaker, write } = this.#ports;
         for (const { event, ref } of batch) {

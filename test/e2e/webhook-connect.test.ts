@@ -21,7 +21,7 @@ const env = {
   LOG_LEVEL: "warn",
   WEBHOOK_EVENTS: "connect,connected",
   WEBHOOK_CONNECT_SECONDS: "1",
-  WEBHOOK_CONNECT_HEADERS: "User-Agent,x-plan",
+  WEBHOOK_CONNECT_HEADERS: "User-Agent,x-plan,x-forwarded-for,x-forwarded-host",
 };
 const [httpFn, ...wsFns] = await Promise.all([
   startHttpFn(t, env),
@@ -115,6 +115,8 @@ t.test("the backend hears who comes, signed, and lets in", async (t) => {
       cookie: "session=secret",
       authorization: `Bearer ${token}`,
       "user-agent": "test",
+      "x-forwarded-for": "192.0.2.1",
+      "x-forwarded-host": "elsewhere.example",
       origin: "http://localhost",
     },
   );
@@ -133,7 +135,12 @@ t.test("the backend hears who comes, signed, and lets in", async (t) => {
     origin: "http://localhost",
     subprotocols: [],
     query: { room: ["1", "2"], attempt: ["x.1"] },
-    headers: { "x-plan": "gold", "user-agent": "test" },
+    // What a stranger says of itself in a proxy's name is not passed on; its address is.
+    headers: {
+      "x-plan": "gold",
+      "user-agent": "test",
+      "x-forwarded-for": "127.0.0.1",
+    },
   });
   t.notOk(JSON.stringify(post).includes(token), "no token in any place");
   t.notOk(JSON.stringify(post).includes("secret"));

@@ -5,6 +5,7 @@ import type { Problem } from "../../shared/api.js";
 import { accepts, toBridgeError } from "../../http-fn/answer.js";
 import { BridgeError } from "../../shared/errors.js";
 import { METHODS, type OperationId } from "../../http-fn/contract.js";
+import { proxiesOf } from "../../shared/proxies.js";
 import { contract, setup } from "../fixtures/fake-bridge.js";
 
 const headers = { host: "localhost" };
@@ -196,7 +197,7 @@ t.test(
 );
 
 t.test("the platform's request ID is the one in problem and log", async (t) => {
-  const { app, log } = setup(t);
+  const { app, log } = setup(t, { proxies: proxiesOf(["127.0.0.0/8"]) });
   const id = "0a1b2c3d-0000-4000-8000-000000000000";
   const response = await app.inject({
     url: "/nothing",
@@ -214,6 +215,11 @@ t.test("the platform's request ID is the one in problem and log", async (t) => {
     headers: { ...headers, "x-scf-request-id": "a-b" },
   });
   t.not(odd.json<Problem>().instance, "a-b");
+  const stranger = await setup(t).app.inject({
+    url: "/nothing",
+    headers: { ...headers, "x-scf-request-id": id },
+  });
+  t.not(stranger.json<Problem>().instance, id, "who is no proxy of ours");
 });
 
 t.test(

@@ -6,6 +6,7 @@ import type {
   Prepared,
   Problem,
 } from "../../shared/api.js";
+import { proxiesOf } from "../../shared/proxies.js";
 import { setup } from "../fixtures/fake-bridge.js";
 
 const headers = { host: "127.0.0.1:8080" };
@@ -90,7 +91,10 @@ t.test(
       ],
     ];
     for (const [publicWsUrl, given, expected] of cases) {
-      const { app } = setup(t, { publicWsUrl });
+      const { app } = setup(t, {
+        publicWsUrl,
+        proxies: proxiesOf(["127.0.0.1"]),
+      });
       const response = await app.inject({
         method: "POST",
         url: "/v1/connections",
@@ -100,6 +104,16 @@ t.test(
     }
   },
 );
+
+t.test("TLS is what a proxy of ours says it is", async (t) => {
+  const { app } = setup(t);
+  const response = await app.inject({
+    method: "POST",
+    url: "/v1/connections",
+    headers: { ...headers, "x-forwarded-proto": "https" },
+  });
+  t.match(response.json<Prepared>().url, /^ws:/, "who is none says nothing");
+});
 
 t.test("a wrong body is pointed at", async (t) => {
   const cases: [body: string, code: string, pointer?: string][] = [

@@ -35,6 +35,7 @@ t.test("nothing set is a keyless bridge on loopback", async (t) => {
     ttlDefaultSeconds: 3_600,
     receiptMs: 3_600_000,
     idempotencyMs: 86_400_000,
+    eventsShare: 0.1,
     leaseMs: 15_000,
     heartbeatMs: 20_000,
     executionMs: 0,

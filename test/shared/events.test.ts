@@ -172,6 +172,58 @@ t.test("what clients say is bounded by its bytes", async (t) => {
   t.equal(await kept(), 50, "without the guard it grows");
 });
 
+/** Somebody says what there is room for, and more; what is left of what others said before. */
+async function flood(t: Test, eventsShare: number) {
+  const redis = await singleRedis(t);
+  const options = { eventsMax: 1_000, eventsMaxBytes: 1_000_000, eventsShare };
+  const [one, other] = [
+    await startWorld(t, redis.url, options),
+    await startWorld(t, redis.url, options),
+  ];
+  let count = 0;
+  const said = (userId: string | null, data = ""): NewEvent => ({
+    id: `said${++count}`,
+    knownMs: 60_000,
+    type: "event",
+    // On another connection each time.
+    subject: `c_${String(count).padStart(22, "0")}`,
+    timeMs: Date.now(),
+    data: { userId, event: "e", contentType: "text/plain", data },
+  });
+  const honest = Array.from({ length: 50 }, (_, n) => said(`user${n}`));
+  for (const event of honest) await one.events.append([event]);
+  const words = new Set<string>();
+  for (let n = 0; n < 200; n += 1)
+    for (const { events } of [one, other])
+      words.add(
+        await events.append(
+          Array.from({ length: 16 }, () => said("mallory", "x".repeat(500))),
+        ),
+      );
+  const again = honest[0];
+  const repeat = again && (await one.events.append([again]));
+  const { events } = await one.events.read(0, 10_000);
+  const kept = new Set(events.map(({ event: { id } }) => id));
+  return {
+    words,
+    repeat,
+    lost: honest.filter(({ id }) => !kept.has(id)).length,
+    others: await other.events.append([said("ann")]),
+    keys: await redis.cli("ZCARD", "bridge:{events}:shares"),
+  };
+}
+
+t.test("one client pushes out nobody's events", async (t) => {
+  const off = await flood(t, 0);
+  t.same([...off.words], ["ok"]);
+  t.equal(off.lost, 50, "without its share it takes all there is");
+  const on = await flood(t, 0.1);
+  t.same([...on.words], ["ok", "often"], "whichever connection and process");
+  t.equal(on.lost, 0);
+  t.equal(on.repeat, "ok", "what is stored already is no more");
+  t.equal(on.others, "ok");
+});
+
 t.test("fifty followers cost one reader", async (t) => {
   const redis = await singleRedis(t);
   const { events, redis: link } = await startWorld(t, redis.url);

@@ -208,9 +208,58 @@ t.test("two who have the same lane", async (t) => {
   });
 });
 
+const shareGuard =
+  "return own == 0 or own + #event + 256 <= (limit - pendingBytes) * 0.25";
+
+/** Four clients say what they can while the receiver is away; then twenty others say one thing each. */
+async function crowded(t: Scope, scripts: readonly Script[]) {
+  const lab = await startLanes(t, { pendingBytes: 200_000, scripts });
+  const loud = Array.from({ length: 4 }, newConnectionId);
+  for (let n = 0; n < 120; n += 1)
+    for (const id of loud) await lab.append(id, `event${n}`);
+  const words: string[] = [];
+  const quiet = Array.from({ length: 20 }, newConnectionId);
+  for (const id of quiet) words.push(await lab.append(id, "event"));
+  const full = words.filter((word) => word === "full").length;
+  const before = await lab.append(loud[0] ?? "", "event-before");
+  for (const id of loud) {
+    const taken = await take(lab, id);
+    for (let { step } = taken; step.what === "post";) step = await taken.done();
+  }
+  const after = await lab.append(loud[0] ?? "", "event-after");
+  for (const id of [...quiet, ...loud.slice(0, 1)]) {
+    if (!(await lab.begun(id))) continue;
+    const taken = await take(lab, id);
+    for (let { step } = taken; step.what === "post";) step = await taken.done();
+  }
+  const left = await lab.world.redis.command(
+    "HKEYS",
+    "bridge:{events}:webhook",
+  );
+  return { full, before, after, left: (left as unknown[]).map(String) };
+}
+
+t.test("who says much while the receiver is away", async (t) => {
+  const off = await crowded(t, [
+    changed(appendEventsScript, shareGuard, "return true"),
+  ]);
+  t.equal(off.full, 20, "without its share it takes the room of all");
+  const on = await crowded(t, []);
+  t.equal(on.full, 0, "leaves room for who has said nothing yet");
+  t.equal(on.before, "full");
+  t.equal(on.after, "ok", "and may say more when what it said was taken");
+  t.notOk(
+    on.left.some((field) => /^[bu]:/.test(field)),
+    "nothing is left of it",
+  );
+});
+
 t.test("what may wait is bounded", async (t) => {
   const missed: number[] = [];
-  const lab = await startLanes(t, { pendingBytes: 6_000 });
+  const lab = await startLanes(t, {
+    pendingBytes: 6_000,
+    scripts: [changed(appendEventsScript, shareGuard, "return true")],
+  });
   const { webhooks } = lab.world;
   webhooks.missed = (count) => void missed.push(count);
   const id = newConnectionId();

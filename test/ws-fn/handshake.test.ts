@@ -117,10 +117,14 @@ t.test("a page opened as a file is told how to serve it", async (t) => {
 });
 
 t.test("paths", async (t) => {
-  for (const url of ["/", "/ws", "/ws/", "/ws?a=b", "/stage/ws", "/stage/"])
-    t.equal(verdict({ url }), "", url);
-  for (const url of ["/v1/ws2", "/wss", "/ws/x"])
-    t.equal(verdict({ url }), "not_found", url);
+  for (const url of ["/", "/ws", "/ws?a=b"]) t.equal(verdict({ url }), "", url);
+  const wrong = ["/v1/ws", "/stage/ws", "/stage/", "/ws/", "/wss", "/ws/x"];
+  for (const url of wrong) t.equal(verdict({ url }), "not_found", url);
+  const staged = { ...keyed, publicWsUrl: "wss://push.example/stage/ws" };
+  for (const url of ["/stage/ws", "/stage/ws?a=b", "/ws"])
+    t.equal(verdict({ url }, staged), "", url);
+  for (const url of ["/a/stage/ws", "/stage/", "/stage"])
+    t.equal(verdict({ url }, staged), "not_found", url);
   for (const url of ["//[", "http://["])
     t.equal(verdict({ url }), "bad_request", url);
 });

@@ -15,6 +15,27 @@ t.test("silence ends it after three pings", async (t) => {
   t.same(calls, ["ping", "ping", "ping", "terminate"]);
 });
 
+t.test("the third question has half the time for its answer", async (t) => {
+  const calls: string[] = [];
+  const silent = new Heartbeat({
+    everyMs: 200,
+    ping: () => calls.push("asked"),
+    terminate: () => calls.push("ended"),
+  });
+  // Beside one that is answered: which of two timers is first no busy machine changes.
+  const alive = new Heartbeat({
+    everyMs: 200,
+    ping: () => {
+      calls.push("beat");
+      alive.heard();
+    },
+    terminate: () => undefined,
+  });
+  t.teardown(() => [silent, alive].forEach((heart) => heart.stop()));
+  await until(() => calls.includes("ended"));
+  t.equal(calls.filter((call) => call === "beat").length, 3);
+});
+
 t.test("any sign of life counts from anew", async (t) => {
   let pings = 0;
   let ended = false;

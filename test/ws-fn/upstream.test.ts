@@ -84,6 +84,30 @@ t.test("a second within the limits forgives", async (t) => {
   }
 });
 
+t.test("what one read holds counts, though no pause can help", async (t) => {
+  const { say, at, calls, resumed } = limit(t);
+  t.equal(say(3 * messagesPerSecond), true, "three seconds' worth");
+  t.equal(say(1), false, "and not one more");
+  t.same(calls, ["pause", "pause"]);
+  const later = limit(t);
+  t.equal(later.say(2 * messagesPerSecond), true);
+  await later.resumed(1);
+  later.at(1_000);
+  t.equal(later.say(messagesPerSecond), true);
+  t.equal(later.say(1), true, "the second fast second");
+  at(5_000);
+  await resumed(1);
+  t.equal(say(2 * messagesPerSecond), true, "silence forgives");
+});
+
+t.test("two seconds' worth takes two seconds", async (t) => {
+  const { say, at, resumed } = limit(t);
+  t.equal(say(3 * messagesPerSecond), true);
+  at(1_999);
+  await resumed(1);
+  t.equal(say(1), false, "it was over after one only if it had one's worth");
+});
+
 t.test(
   "bytes count, and one large frame has its second for itself",
   async (t) => {
