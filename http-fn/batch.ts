@@ -313,17 +313,6 @@ const usualType = ({ dataBase64, json }: Content): string =>
       ? "application/octet-stream"
       : "text/plain";
 
-/** JSON as text. Its reader takes any depth, its writer does not. */
-function written(json: unknown, pointer: string): string {
-  try {
-    return JSON.stringify(json);
-  } catch {
-    throw new BridgeError("invalid_body", {
-      errors: [{ pointer: `${pointer}/json`, message: "is nested too deeply" }],
-    });
-  }
-}
-
 /** The bytes of the message. Throws what a single push with them would. */
 function bodyOf(
   { data, dataBase64, json }: Content,
@@ -349,7 +338,7 @@ function bodyOf(
       });
     body = bytes;
   } else {
-    const text = json === undefined ? (data ?? "") : written(json, pointer);
+    const text = json === undefined ? (data ?? "") : JSON.stringify(json);
     if (!hasUtf8(text))
       throw new BridgeError("invalid_utf8", {
         errors: [
