@@ -37,6 +37,7 @@ import {
   type ParametersOf,
 } from "./contract.js";
 import { createGate } from "./credentials.js";
+import { KeyQuotas } from "./key-quotas.js";
 import { renderDocs } from "./docs.js";
 import { sayFarewell } from "./farewell.js";
 import { followEvents } from "./events.js";
@@ -65,6 +66,8 @@ export interface AppDeps {
   contract: Contract;
   logger: Pick<Logger, "debug" | "info" | "warn" | "error">;
   apiKeys: readonly ApiKey[];
+  /** Default: those that are usual, counted by this process alone. */
+  quotas?: KeyQuotas;
   allowedOrigins: readonly string[];
   publicWsUrl: string;
   ttlDefaultSeconds: number;
@@ -121,6 +124,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   const protection = protectionHeaders(isSecureUrl(deps.publicWsUrl));
   const timeouts = { ...TIMEOUTS, ...deps.timeouts };
   const gate = createGate(deps);
+  const quotas = deps.quotas ?? new KeyQuotas(deps);
   const live = createLiveRequests();
   const chores = createChores((withinMs) => bridge.lookAfter(withinMs));
   const app = fastify({
@@ -195,6 +199,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
       handler(request, reply) {
         reply.headers(protection);
         const apiKeyName = gate(request.headers, scope);
+        if (scope !== undefined) quotas.enter(apiKeyName, reply);
         const given = parameters(request.raw, request.query);
         // What has no scope must answer without Redis.
         if (scope !== undefined && chores.due())
@@ -207,7 +212,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   }
 
   const bodyMs = timeouts.requestMs;
-  const push = { ...deps, live, bodyMs };
+  const push = { ...deps, quotas, live, bodyMs };
   const userIdOf = userIdReader(contract.schema("UserId", "invalid_parameter"));
   serve(
     "pushToConnection",
@@ -221,6 +226,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     "pushBatch",
     pushBatch({
       ...deps,
+      quotas,
       live,
       checkItem: contract.schema("BatchItem"),
       withinMs: timeouts.batchMs,
@@ -230,9 +236,9 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   serve("publishToGroup", pushTo(toGroup, push));
   serve("broadcast", pushTo(toEverybody, push));
   serve("readGroup", readGroup(bridge));
-  serve("addMember", addMember(bridge));
+  serve("addMember", addMember({ bridge, quotas }));
   serve("removeMember", removeMember(bridge));
-  serve("addUserToGroup", addUser({ bridge, userIdOf }));
+  serve("addUserToGroup", addUser({ bridge, quotas, userIdOf }));
   serve("removeUserFromGroup", removeUser({ bridge, userIdOf }));
   serve("readReceipt", readReceipt(bridge));
   serve("recallMessage", recallMessage(bridge));
@@ -241,6 +247,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     "prepareConnection",
     prepareConnection({
       ...deps,
+      quotas,
       bodyMs,
       operation: contract.operation("prepareConnection"),
     }),

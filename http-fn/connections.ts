@@ -13,6 +13,7 @@ import {
   type Operation,
   type ParametersOf,
 } from "./contract.js";
+import type { KeyQuotas } from "./key-quotas.js";
 
 /** Connections in one answer when the query does not say. */
 const LIST_LIMIT_DEFAULT = 100;
@@ -22,6 +23,7 @@ const CLOSE_REASON_BYTES_MAX = 123;
 
 export interface PrepareDeps {
   bridge: Pick<Bridge, "prepare">;
+  quotas: KeyQuotas;
   operation: Pick<Operation, "body">;
   /** What `url` begins with; "" takes it from the request's `Host`. */
   publicWsUrl: string;
@@ -31,18 +33,26 @@ export interface PrepareDeps {
 
 export function prepareConnection({
   bridge,
+  quotas,
   operation,
   publicWsUrl,
   bodyMs,
 }: PrepareDeps) {
-  return async (request: FastifyRequest, reply: FastifyReply) => {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    _parameters: unknown,
+    apiKeyName: string,
+  ) => {
     checkEncoding(request.headers["content-encoding"]);
     const body = await readBody(request.raw, bodyMs);
     checkBody(body, { contentType: "", binary: false, json: false });
     const input = body.length === 0 ? {} : parseJson(body);
     operation.body(input);
+    const naming = quotas.connect(apiKeyName, input as PrepareRequest);
     const { connectionId, token, expiresAt } = await bridge.prepare(
       input as PrepareRequest,
+      naming,
     );
     const url = `${wsUrl(publicWsUrl, request)}?token=${token}`;
     reply

@@ -12,6 +12,7 @@ import { complain, say } from "../shared/output.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { buildApp, type Asset } from "./app.js";
 import { contractOf, type OpenApi } from "./contract.js";
+import { KeyQuotas } from "./key-quotas.js";
 import { pageHtml, pageScript } from "./page.js";
 import { openBridge } from "./redis-bridge.js";
 
@@ -51,10 +52,11 @@ const contract = () =>
 
 async function start(config: Config): Promise<void> {
   const logger = createLogger("http-fn", config.logLevel);
-  const { bridge, close } = openBridge(config, logger);
+  const { bridge, redis, memory, close } = openBridge(config, logger);
   const app = buildApp({
     ...config,
     bridge,
+    quotas: new KeyQuotas({ ...config, redis, memory }),
     logger,
     contract: contract(),
     assets: {

@@ -71,6 +71,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
     ["api.d.ts"],
     [
       "bulk-reads.ts",
+      "allowance.ts",
       "config.ts",
       "errors.ts",
       "close-codes.ts",
@@ -85,6 +86,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "protection.ts",
       "redis-url.ts",
       "secrets.ts",
+      "quota-settings.ts",
       "selection.ts",
       "shutdown.ts",
       "slots.ts",
@@ -100,6 +102,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "answers.ts",
       "entry.ts",
       "log-scripts.ts",
+      "quotas.ts",
       "redis-memory.ts",
       "replies.ts",
       "replication.ts",

@@ -6,6 +6,7 @@ import { complain, say } from "../shared/output.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
+import { ClientQuotas } from "./client-quotas.js";
 import { Feeds } from "./feeds.js";
 import { Keeper } from "./keeper.js";
 import { Lease, Pulse } from "./lease.js";
@@ -48,6 +49,7 @@ async function main(): Promise<void> {
     fanout,
     memberships,
     feeds,
+    quotas: new ClientQuotas({ ...config, redis }),
     keeper,
     users,
     replies,
