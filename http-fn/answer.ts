@@ -2,6 +2,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { BridgeError, toProblem } from "../shared/errors.js";
 import { visibleJson } from "../shared/visible.js";
+import { rateLimit, rateLimitPolicy } from "./key-quotas.js";
 import { toText } from "./text.js";
 
 const JSON_TYPE = "application/json; charset=utf-8";
@@ -55,6 +56,11 @@ export function answerProblem(
   const { retryAfterSeconds } = error;
   if (retryAfterSeconds !== undefined)
     reply.header("retry-after", String(Math.ceil(retryAfterSeconds)));
+  const { quota } = error.data;
+  if (quota !== undefined)
+    reply
+      .header("ratelimit-policy", rateLimitPolicy(quota))
+      .header("ratelimit", rateLimit(quota));
   if (error.data.allow !== undefined) reply.header("allow", error.data.allow);
   if (error.status === 401)
     reply.header("www-authenticate", 'Bearer realm="push-bridge"');

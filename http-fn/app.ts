@@ -39,6 +39,7 @@ import {
   type ParametersOf,
 } from "./contract.js";
 import { createGate } from "./credentials.js";
+import { KeyQuotas } from "./key-quotas.js";
 import { renderDocs } from "./docs.js";
 import { sayFarewell } from "./farewell.js";
 import { followEvents } from "./events.js";
@@ -67,6 +68,8 @@ export interface AppDeps {
   contract: Contract;
   logger: Pick<Logger, "debug" | "info" | "warn" | "error">;
   apiKeys: readonly ApiKey[];
+  /** Default: those that are usual, counted by this process alone. */
+  quotas?: KeyQuotas;
   allowedOrigins: readonly string[];
   publicWsUrl: string;
   /** Whose X-Scf-Request-Id and X-Forwarded-* are believed. Default: nobody's. */
@@ -142,6 +145,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   const protection = protectionHeaders(isSecureUrl(deps.publicWsUrl));
   const timeouts = { ...TIMEOUTS, ...deps.timeouts };
   const gate = createGate(deps);
+  const quotas = deps.quotas ?? new KeyQuotas(deps);
   const live = createLiveRequests();
   const chores = createChores((withinMs) => bridge.lookAfter(withinMs));
   const proxies = deps.proxies ?? proxiesOf([]);
@@ -252,6 +256,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
         reply.headers(protection);
         const apiKeyName = gate(request.headers, scope);
         if (scope !== undefined) guard.proven(request.raw.socket);
+        if (scope !== undefined) quotas.enter(apiKeyName, reply);
         const given = parameters(request.raw, request.query);
         // What has no scope must answer without Redis.
         if (scope !== undefined && chores.due())
@@ -264,7 +269,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   }
 
   const bodyMs = timeouts.requestMs;
-  const push = { ...deps, live, bodyMs };
+  const push = { ...deps, quotas, live, bodyMs };
   const userIdOf = userIdReader(contract.schema("UserId", "invalid_parameter"));
   serve(
     "pushToConnection",
@@ -278,6 +283,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     "pushBatch",
     pushBatch({
       ...deps,
+      quotas,
       live,
       checkItem: contract.schema("BatchItem"),
       withinMs: timeouts.batchMs,
@@ -287,9 +293,9 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   serve("publishToGroup", pushTo(toGroup, push));
   serve("broadcast", pushTo(toEverybody, push));
   serve("readGroup", readGroup(bridge));
-  serve("addMember", addMember(bridge));
+  serve("addMember", addMember({ bridge, quotas }));
   serve("removeMember", removeMember(bridge));
-  serve("addUserToGroup", addUser({ bridge, userIdOf }));
+  serve("addUserToGroup", addUser({ bridge, quotas, userIdOf }));
   serve("removeUserFromGroup", removeUser({ bridge, userIdOf }));
   serve("readReceipt", readReceipt(bridge));
   serve("recallMessage", recallMessage(bridge));
@@ -299,6 +305,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
     prepareConnection({
       ...deps,
       proxies,
+      quotas,
       bodyMs,
       operation: contract.operation("prepareConnection"),
     }),

@@ -20,6 +20,7 @@ import { accepts, toBridgeError, wantsText } from "./answer.js";
 import { BODY_BYTES_MAX, checkEncoding, readBody, tooLarge } from "./body.js";
 import type { Bridge } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
+import type { KeyQuotas } from "./key-quotas.js";
 import { readLines, type Ending, type Line } from "./lines.js";
 import type { LiveRequests } from "./live-requests.js";
 import { send, toPush, type PushDefaults } from "./push-request.js";
@@ -41,6 +42,7 @@ export const BATCH_LIMITS = {
 
 export interface BatchDeps extends PushDefaults {
   bridge: Pick<Bridge, "push" | "pushToUser" | "publish" | "explain">;
+  quotas: KeyQuotas;
   live: LiveRequests;
   checkItem: (value: unknown, where: string) => void;
   /** How long the body may take, and how long it may be silent; milliseconds. */
@@ -243,6 +245,8 @@ class Batch {
         status: 200,
         explanation,
       }));
+    const { quotas } = this.#deps;
+    const counted = quotas.admit(this.#apiKeyName, push);
     // One map for all: no prefix of these begins the ID of a connection.
     const target =
       "userId" in push
@@ -254,10 +258,12 @@ class Batch {
     if (!("group" in push))
       push.overtaken = () => this.#latest.get(target) !== index;
     return this.#inTurn(target, (issued) => send(bridge, push, issued)).then(
-      ({ accepted, replayed }) =>
-        replayed === undefined
-          ? { index, status: 202, accepted }
-          : { index, status: 202, replayed: true, accepted },
+      ({ accepted, replayed }) => {
+        if (replayed !== undefined)
+          return { index, status: 202, replayed: true, accepted };
+        quotas.accepted(this.#apiKeyName, push, counted, accepted);
+        return { index, status: 202, accepted };
+      },
     );
   }
 
@@ -313,17 +319,6 @@ const usualType = ({ dataBase64, json }: Content): string =>
       ? "application/octet-stream"
       : "text/plain";
 
-/** JSON as text. Its reader takes any depth, its writer does not. */
-function written(json: unknown, pointer: string): string {
-  try {
-    return JSON.stringify(json);
-  } catch {
-    throw new BridgeError("invalid_body", {
-      errors: [{ pointer: `${pointer}/json`, message: "is nested too deeply" }],
-    });
-  }
-}
-
 /** The bytes of the message. Throws what a single push with them would. */
 function bodyOf(
   { data, dataBase64, json }: Content,
@@ -349,7 +344,7 @@ function bodyOf(
       });
     body = bytes;
   } else {
-    const text = json === undefined ? (data ?? "") : written(json, pointer);
+    const text = json === undefined ? (data ?? "") : JSON.stringify(json);
     if (!hasUtf8(text))
       throw new BridgeError("invalid_utf8", {
         errors: [

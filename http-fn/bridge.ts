@@ -12,13 +12,14 @@ import type {
   Receipt,
 } from "../shared/api.js";
 import type { Following } from "../shared/event-feed.js";
-import type { GroupPublish } from "../shared/fanout.js";
+import type { GroupPublish, Naming } from "../shared/fanout.js";
 import type { Reply } from "../shared/replies.js";
 
 export interface Bridge {
-  /** Throws redis_full, redis_unavailable, outcome_unknown. */
+  /** Throws redis_full, redis_unavailable, outcome_unknown, quota_exceeded by its `naming`. */
   prepare(
     input: PrepareRequest,
+    naming?: Naming,
   ): Promise<{ connectionId: string; token: string; expiresAt: string }>;
   /**
    * Throws connection_not_found, connection_ended, log_full, redis_full, idempotency_…, redis_unavailable,
@@ -86,15 +87,16 @@ export interface Bridge {
     items: Connection[];
     next: string | null;
   }>;
-  /** Throws connection_not_found, connection_ended, bad_request when it is in too many groups. */
+  /** Throws connection_not_found, connection_ended, bad_request when it is in too many groups, quota_exceeded by its `naming`. */
   join(
     group: string,
     connectionId: string,
+    naming?: Naming,
   ): Promise<{ epoch: string; offset: number }>;
   /** Throws connection_not_found, connection_ended. */
   leave(group: string, connectionId: string): Promise<void>;
   /** The same for every connection that a user has now; tells how many. */
-  joinUser(group: string, userId: string): Promise<number>;
+  joinUser(group: string, userId: string, naming?: Naming): Promise<number>;
   leaveUser(group: string, userId: string): Promise<number>;
   /** Throws redis_unavailable. */
   ready(): Promise<void>;

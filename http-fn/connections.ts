@@ -14,6 +14,7 @@ import {
   type Operation,
   type ParametersOf,
 } from "./contract.js";
+import type { KeyQuotas } from "./key-quotas.js";
 
 /** Connections in one answer when the query does not say. */
 const LIST_LIMIT_DEFAULT = 100;
@@ -23,6 +24,7 @@ const CLOSE_REASON_BYTES_MAX = 123;
 
 export interface PrepareDeps {
   bridge: Pick<Bridge, "prepare">;
+  quotas: KeyQuotas;
   operation: Pick<Operation, "body">;
   /** What `url` begins with; "" takes it from the request's `Host`. */
   publicWsUrl: string;
@@ -34,19 +36,27 @@ export interface PrepareDeps {
 
 export function prepareConnection({
   bridge,
+  quotas,
   operation,
   publicWsUrl,
   proxies,
   bodyMs,
 }: PrepareDeps) {
-  return async (request: FastifyRequest, reply: FastifyReply) => {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    _parameters: unknown,
+    apiKeyName: string,
+  ) => {
     checkEncoding(request.headers["content-encoding"]);
     const body = await readBody(request.raw, bodyMs);
     checkBody(body, { contentType: "", binary: false, json: false });
     const input = body.length === 0 ? {} : parseJson(body);
     operation.body(input);
+    const naming = quotas.connect(apiKeyName, input as PrepareRequest);
     const { connectionId, token, expiresAt } = await bridge.prepare(
       input as PrepareRequest,
+      naming,
     );
     const url = `${wsUrl(publicWsUrl, proxies, request)}?token=${token}`;
     reply

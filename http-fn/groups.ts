@@ -6,6 +6,7 @@ import { answer } from "./answer.js";
 import type { Bridge } from "./bridge.js";
 import { connectionIdOf } from "./connections.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
+import type { KeyQuotas } from "./key-quotas.js";
 import type { UserIdOf } from "./users.js";
 
 /** Members in one answer when the query does not say. */
@@ -48,11 +49,23 @@ export function readGroup(bridge: Pick<Bridge, "group">) {
   };
 }
 
-export function addMember(bridge: Pick<Bridge, "join">) {
-  return async (request: FastifyRequest, reply: FastifyReply) => {
+export function addMember({
+  bridge,
+  quotas,
+}: {
+  bridge: Pick<Bridge, "join">;
+  quotas: KeyQuotas;
+}) {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    _parameters: unknown,
+    apiKeyName: string,
+  ) => {
     const group = groupOf(request);
     const connectionId = connectionIdOf(request);
-    const { epoch, offset } = await bridge.join(group, connectionId);
+    const naming = quotas.naming(apiKeyName);
+    const { epoch, offset } = await bridge.join(group, connectionId, naming);
     return answer(request, reply, 200, { group, connectionId, epoch, offset });
   };
 }
@@ -69,11 +82,21 @@ export interface GroupUserDeps {
   userIdOf: UserIdOf;
 }
 
-export function addUser({ bridge, userIdOf }: GroupUserDeps) {
-  return async (request: FastifyRequest, reply: FastifyReply) => {
+export function addUser({
+  bridge,
+  quotas,
+  userIdOf,
+}: GroupUserDeps & { quotas: KeyQuotas }) {
+  return async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    _parameters: unknown,
+    apiKeyName: string,
+  ) => {
     const group = groupOf(request);
     const userId = userIdOf(request);
-    const connections = await bridge.joinUser(group, userId);
+    const naming = quotas.naming(apiKeyName);
+    const connections = await bridge.joinUser(group, userId, naming);
     return answer(request, reply, 200, { group, userId, connections });
   };
 }

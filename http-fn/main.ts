@@ -14,6 +14,7 @@ import { proxiesOf } from "../shared/proxies.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { buildApp, type Asset } from "./app.js";
 import { contractOf, type OpenApi } from "./contract.js";
+import { KeyQuotas } from "./key-quotas.js";
 import { pageHtml, pageScript } from "./page.js";
 import { openBridge } from "./redis-bridge.js";
 
@@ -53,10 +54,11 @@ const contract = () =>
 
 async function start(config: Config): Promise<void> {
   const logger = createLogger("http-fn", config.logLevel);
-  const { bridge, close } = openBridge(config, logger);
+  const { bridge, redis, memory, close } = openBridge(config, logger);
   const app = buildApp({
     ...config,
     bridge,
+    quotas: new KeyQuotas({ ...config, redis, memory }),
     logger,
     proxies: proxiesOf(config.trustProxy),
     room: new ConnectionRoom({

@@ -11,6 +11,7 @@ import { answerWithReply, askOf, replyMsOf } from "./ask.js";
 import { checkEncoding, readBody } from "./body.js";
 import type { Bridge, Pushed, StoredAnswer } from "./bridge.js";
 import { invalidParameter, type ParametersOf } from "./contract.js";
+import type { KeyQuotas } from "./key-quotas.js";
 import type { LiveRequests } from "./live-requests.js";
 import {
   checkOptions,
@@ -34,6 +35,7 @@ export interface PushDeps extends PushDefaults {
     | "explain"
     | "reply"
   >;
+  quotas: KeyQuotas;
   live: LiveRequests;
   /** How long a body may take, milliseconds. */
   bodyMs: number;
@@ -45,7 +47,7 @@ type Options = ParametersOf<"pushToConnection"> & SelectionOptions;
 /** `target` reads from the path where it goes; it throws what is wrong with that. */
 export function pushTo(
   target: (request: FastifyRequest) => Target,
-  { bridge, live, bodyMs, ...defaults }: PushDeps,
+  { bridge, quotas, live, bodyMs, ...defaults }: PushDeps,
 ) {
   return async (
     request: FastifyRequest,
@@ -81,7 +83,11 @@ export function pushTo(
     if (waitMs > 0 && askMs === undefined && !("group" in push))
       push.waitMs = waitMs;
 
+    const counted = quotas.admit(apiKeyName, push);
+    quotas.tell(apiKeyName, reply);
     const pushed = await send(bridge, push);
+    if (pushed.replayed === undefined)
+      quotas.accepted(apiKeyName, push, counted, pushed.accepted);
     reply.header("location", `/v1/messages/${pushed.messageId}`);
     if (askMs !== undefined)
       return answerWithReply(reply, { bridge, live }, pushed, {

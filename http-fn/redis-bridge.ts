@@ -8,6 +8,8 @@ import { newConnectionId } from "../shared/ids.js";
 import type { Logger } from "../shared/logging.js";
 import { tagsOf } from "../shared/membership.js";
 import { Receipts } from "../shared/receipts.js";
+import type { RedisLink } from "../shared/redis.js";
+import type { RedisMemory } from "../shared/redis-memory.js";
 import { openStores } from "../shared/stores.js";
 import type { Bridge } from "./bridge.js";
 import { createExplain } from "./explain.js";
@@ -24,6 +26,9 @@ const lookAtMost = 20;
 /** A bridge with its connections; `close` ends them. */
 export interface OpenBridge {
   bridge: Bridge;
+  /** For what the processes share besides (key-quotas.ts). */
+  redis: RedisLink;
+  memory: RedisMemory;
   close(): Promise<void>;
 }
 
@@ -77,10 +82,14 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
   const groups = createGroups(stores, receipts, admit);
 
   const bridge: Bridge = {
-    async prepare(input) {
+    async prepare(input, naming) {
       const connectionId = newConnectionId();
       await admitConnection(connectionId, input.groups ?? []);
-      const { expiresAtMs } = await memberships.prepare(input, connectionId);
+      const { expiresAtMs } = await memberships.prepare(
+        input,
+        connectionId,
+        naming,
+      );
       return {
         connectionId,
         token: await tokens.forConnection(connectionId, input.userId ?? ""),
@@ -156,6 +165,8 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
 
   return {
     bridge,
+    redis,
+    memory,
     close: () => stores.close(),
   };
 }

@@ -1,7 +1,7 @@
 /** Groups as http-fn asks for them, on Redis: publish and recall, who is in a group, and memberships from outside. */
 import type { Receipt } from "../shared/api.js";
 import { BridgeError } from "../shared/errors.js";
-import type { Position, Published } from "../shared/fanout.js";
+import type { Naming, Position, Published } from "../shared/fanout.js";
 import { groupTarget } from "../shared/group-receipts.js";
 import {
   isConnectionId,
@@ -149,9 +149,13 @@ export function createGroups(
     });
   }
 
-  async function join(group: string, connectionId: string): Promise<Position> {
+  async function join(
+    group: string,
+    connectionId: string,
+    naming: Naming | undefined,
+  ): Promise<Position> {
     await memory.admit(groupTag(group), memberBytes);
-    return memberships.join(connectionId, group);
+    return memberships.join(connectionId, group, naming);
   }
 
   /** Does something with every connection of a user; says with how many. Those that end meanwhile do not count. */
@@ -185,12 +189,12 @@ export function createGroups(
       ]);
       return { ...counts, ...page };
     },
-    async join(group, connectionId) {
+    async join(group, connectionId, naming) {
       refuseUnknown(connectionId);
-      return join(group, connectionId);
+      return join(group, connectionId, naming);
     },
-    joinUser: (group, userId) =>
-      ofUser(userId, (connectionId) => join(group, connectionId)),
+    joinUser: (group, userId, naming) =>
+      ofUser(userId, (connectionId) => join(group, connectionId, naming)),
     leaveUser: (group, userId) =>
       ofUser(userId, (connectionId) => memberships.leave(connectionId, group)),
     async leave(group, connectionId) {

@@ -1332,7 +1332,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "log_full" | "redis_full" | "connect_refused" | "connect_unavailable" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "quota_exceeded" | "log_full" | "redis_full" | "connect_refused" | "connect_unavailable" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1360,6 +1360,10 @@ export interface components {
             limit?: number;
             /** @description What was asked or found, in the unit of `limit`. */
             actual?: number;
+            /** @description With `quota_exceeded`, the name of the quota. */
+            quota?: string;
+            /** @description With `quota_exceeded`, seconds after which asking again makes sense, as `Retry-After` says. */
+            retryAfter?: number;
             /** @description What to do about it. */
             hint?: string;
             /** @description Each place that is wrong. */
@@ -1765,10 +1769,12 @@ export interface components {
                 "text/plain": components["schemas"]["PlainText"];
             };
         };
-        /** @description `log_full`: too many messages wait for this client. */
+        /** @description `quota_exceeded`: the API key, or on a socket the user, has used up a quota. On a push `log_full`: too many messages wait for this client. */
         TooMany: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
+                "RateLimit-Policy": components["headers"]["RateLimitPolicy"];
+                RateLimit: components["headers"]["RateLimit"];
                 [name: string]: unknown;
             };
             content: {
@@ -1920,6 +1926,16 @@ export interface components {
         IdempotencyReplayed: "true";
         /** @description Seconds after which asking again makes sense. */
         RetryAfter: number;
+        /**
+         * @description The quotas of the API key that this operation draws from (draft-ietf-httpapi-ratelimit-headers-10): name, `q` size,
+         *     `w` window in seconds, `qu` unit where it is none of requests. `"requests";q=500000;w=10`
+         */
+        RateLimitPolicy: string;
+        /**
+         * @description Of those quotas the one of which the smallest part is left, with a 429 the one that is used up: `r` is what is left, `t` the seconds
+         *     until all of it is there again. `"requests";r=499999;t=1`
+         */
+        RateLimit: string;
         /** @description The methods this path has. */
         Allow: string;
         /** @description How to authenticate (RFC 6750). */
@@ -2066,6 +2082,8 @@ export type HeaderPreferenceApplied = components['headers']['PreferenceApplied']
 export type HeaderReplyConnection = components['headers']['ReplyConnection'];
 export type HeaderIdempotencyReplayed = components['headers']['IdempotencyReplayed'];
 export type HeaderRetryAfter = components['headers']['RetryAfter'];
+export type HeaderRateLimitPolicy = components['headers']['RateLimitPolicy'];
+export type HeaderRateLimit = components['headers']['RateLimit'];
 export type HeaderAllow = components['headers']['Allow'];
 export type HeaderWwwAuthenticate = components['headers']['WwwAuthenticate'];
 export type $defs = Record<string, never>;
@@ -2103,6 +2121,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2136,6 +2155,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2167,6 +2187,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Gone"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2203,6 +2224,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Gone"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2283,6 +2305,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Gone"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2431,6 +2454,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2465,6 +2489,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2623,6 +2648,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["TooMany"];
             default: components["responses"]["Problem"];
         };
     };
@@ -2837,6 +2863,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2870,6 +2897,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Gone"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2900,6 +2928,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Gone"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2931,6 +2960,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2962,6 +2992,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -2992,6 +3023,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -3023,6 +3055,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -3067,6 +3100,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -3109,6 +3143,7 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };
@@ -3160,6 +3195,7 @@ export interface operations {
             409: components["responses"]["Conflict"];
             410: components["responses"]["Gone"];
             426: components["responses"]["UpgradeRequired"];
+            429: components["responses"]["TooMany"];
             503: components["responses"]["Unavailable"];
             default: components["responses"]["Problem"];
         };

@@ -9,6 +9,17 @@ import { keepSecret, withoutSecrets } from "./secrets.js";
 import { visible } from "./visible.js";
 import { parseProxies } from "./proxies.js";
 import {
+  connectionQuotas,
+  keyQuotas,
+  parseQuotas,
+  showQuotas,
+  userQuotas,
+  type ConnectionQuota,
+  type KeyQuota,
+  type Quotas,
+  type UserQuota,
+} from "./quota-settings.js";
+import {
   parseWebhookAllow,
   parseWebhookEvents,
   parseWebhookHeaders,
@@ -36,6 +47,8 @@ export interface ApiKey {
   scopes: ReadonlySet<Scope>;
   /** SHA-256 of the key; the key itself is never stored. */
   sha256: Buffer;
+  /** Its own quotas, where they are not those of all keys. */
+  quotas?: Partial<Quotas<KeyQuota>>;
 }
 
 /** One way to say what a value means: turn text into it, or throw a sentence. */
@@ -138,10 +151,12 @@ const apiKeys: Kind<readonly ApiKey[]> = {
       .split(",")
       .filter((part) => part !== "")
       .map((part) => {
-        const [name, scopeList, hash, ...rest] = part.trim().split(":");
+        const [name, scopeList, hash, quotaList, ...rest] = part
+          .trim()
+          .split(":");
         if (!name || !scopeList || !hash || rest.length > 0)
           throw new Error(
-            "each key is name:scope+scope:sha256hex, keys are separated by commas",
+            "each key is name:scope+scope:sha256hex, or name:scope+scope:sha256hex:quota=limit/seconds+quota=…; keys are separated by commas",
           );
         const wanted = scopeList.split("+");
         const unknown = wanted.find((scope) => !scopes.includes(scope));
@@ -157,13 +172,37 @@ const apiKeys: Kind<readonly ApiKey[]> = {
           name,
           scopes: new Set(wanted as Scope[]),
           sha256: Buffer.from(hash, "hex"),
+          ...(quotaList === undefined
+            ? {}
+            : { quotas: quotasOfKey(name, quotaList) }),
         };
       }),
   show: (value) =>
     value
-      .map((key) => `${key.name}:${[...key.scopes].join("+")}:***`)
+      .map(
+        ({ name, scopes, quotas }) =>
+          `${name}:${[...scopes].join("+")}:***${quotas ? `:${showQuotas(quotas)}` : ""}`,
+      )
       .join(","),
 };
+
+function quotasOfKey(name: string, text: string): Partial<Quotas<KeyQuota>> {
+  try {
+    return parseQuotas(text, keyQuotas);
+  } catch (error) {
+    throw new Error(`key "${name}": ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+/** What is not named stays as it is by default. */
+const quotas = <Name extends string>(
+  usual: Quotas<Name>,
+): Kind<Quotas<Name>> => ({
+  parse: (value) => ({ ...usual, ...parseQuotas(value, usual) }),
+  show: showQuotas,
+});
 
 const wsUrl: Kind<string> = {
   parse(value) {
@@ -198,7 +237,22 @@ const variables = {
     kind: apiKeys,
     fallback: "",
     secret: true,
-    why: "name:scope+scope:sha256hex,…; none: loopback only",
+    why: "name:scope+scope:sha256hex,…; none: loopback only. Behind a hash a key may have quotas of its own: …:messages=1000/10+bytes=off",
+  },
+  KEY_QUOTAS: {
+    kind: quotas(keyQuotas),
+    fallback: "",
+    why: "what each API key may do, limit/seconds: rates, and what lives (stored to idempotency); keyless: all callers together",
+  },
+  USER_QUOTAS: {
+    kind: quotas(userQuotas),
+    fallback: "",
+    why: "what each user of a token may do by itself, over all connections",
+  },
+  CONNECTION_QUOTAS: {
+    kind: quotas(connectionQuotas),
+    fallback: "",
+    why: "what each connection may publish by itself; a second's frames are limited besides (welcome)",
   },
   TOKEN_KEYS: {
     kind: text,
@@ -460,6 +514,9 @@ export interface Config {
   readonly apiKeys: readonly ApiKey[];
   /** No API key at all: loopback only, no cross-site browser requests. */
   readonly keyless: boolean;
+  readonly keyQuotas: Quotas<KeyQuota>;
+  readonly userQuotas: Quotas<UserQuota>;
+  readonly connectionQuotas: Quotas<ConnectionQuota>;
   readonly tokenKeys: string;
   readonly allowAnonymous: boolean;
   readonly allowedOrigins: readonly string[];
@@ -609,6 +666,9 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     redisUrl: values.REDIS_URL,
     apiKeys: values.API_KEYS,
     keyless,
+    keyQuotas: values.KEY_QUOTAS,
+    userQuotas: values.USER_QUOTAS,
+    connectionQuotas: values.CONNECTION_QUOTAS,
     tokenKeys: values.TOKEN_KEYS,
     allowAnonymous: values.ALLOW_ANONYMOUS ?? keyless,
     allowedOrigins: values.ALLOWED_ORIGINS,

@@ -63,6 +63,7 @@ export const ERRORS = {
     title: "Idempotency key used before",
     retry: false,
   },
+  quota_exceeded: { status: 429, title: "Quota used up", retry: true },
   log_full: { status: 429, title: "Too many messages pending", retry: true },
   redis_full: { status: 503, title: "Redis has no room", retry: true },
   events_full: { status: 503, title: "Too many events pending", retry: true },
@@ -127,6 +128,18 @@ export const ERRORS = {
 /** Seconds in `Retry-After` of every 503 that names no other number. */
 export const RETRY_AFTER_SECONDS_DEFAULT = 1;
 
+/** A quota as a caller is told of it. */
+export interface QuotaFacts {
+  name: string;
+  limit: number;
+  /** Not of what lives: so much at a time. */
+  windowSeconds?: number;
+  /** What is left now. */
+  left: number;
+  /** Until all of it is there again, seconds. */
+  resetSeconds: number;
+}
+
 /** The facts of an error; all of them are shown to the caller, so no secrets and no texts of other systems. */
 export interface ErrorData {
   /** With `connect_refused`: the backend's own, instead of the code's. */
@@ -135,6 +148,8 @@ export interface ErrorData {
   limit?: number;
   actual?: number;
   hint?: string;
+  /** With `quota_exceeded`: which one; `RateLimit` and `RateLimit-Policy` say it as well. */
+  quota?: QuotaFacts;
   errors?: FieldError[];
   /** With `connection_ended`: when (RFC 3339) and why. */
   endedAt?: string;
@@ -190,6 +205,11 @@ export function toProblem(error: unknown, instance?: string): Problem {
   if (instance !== undefined) problem.instance = instance;
   if (data.limit !== undefined) problem.limit = data.limit;
   if (data.actual !== undefined) problem.actual = data.actual;
+  if (data.quota !== undefined) {
+    problem.quota = data.quota.name;
+    // Frames and results of a batch have no headers.
+    problem.retryAfter = known.retryAfterSeconds ?? 1;
+  }
   if (data.hint !== undefined) problem.hint = data.hint;
   if (data.errors !== undefined) problem.errors = data.errors;
   if (data.endedAt !== undefined) problem.endedAt = data.endedAt;

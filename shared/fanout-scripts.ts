@@ -19,9 +19,15 @@ export const groupBellBytesMax = 16_384;
 const overheadBytes = 64;
 /** How many members that are none any more are removed by one script. */
 const pruneMax = 200;
+/**
+ * Receipts of messages that nobody could hear lie in the facts, two fields each, up to so many fields. A stream takes 4 KB
+ * from its first entry on.
+ */
+const unheardFieldsMax = 128;
 
 /** Clock, expiry, and a group that nobody knows yet; `KEYS[1]` is its meta, `KEYS[2]` its history. */
 export const prelude = `${common}
+local fresh = ''
 local function keep(key, span)
   if redis.call('PTTL', key) < span then redis.call('PEXPIRE', key, text(span)) end
 end
@@ -29,6 +35,7 @@ local function begin(at)
   -- The delete comes last: a publish must be refused whole when Redis is full (full.ts).
   redis.call('HSET', KEYS[1], 'epoch', text(at), 'offset', text(at), 'total', '0', 'trimmed', '0')
   redis.call('DEL', KEYS[2])
+  fresh = ' new'
 end
 local function group()
   local g = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
@@ -69,14 +76,14 @@ if #ARGV > 5 then
   for i = 3, 5 do keep(KEYS[i], span + 1000) end
 end
 keep(KEYS[1], math.max(tonumber(ARGV[1]), span))
-return {epoch, text(offset)}
+return {epoch, text(offset), fresh}
 `;
 
 /**
  * Members are alive: they stay members for \`spanMs\`, and online for \`onlineMs\`. Tells where the group stands. An instance
  * that has heard more than Redis knows says so: history was lost, and a new epoch tells everybody.
  * KEYS meta history members until online; ARGV 1 keepMs 2 spanMs 3 onlineMs|'' 4 epoch|'' 5 offset|lost, then IDs
- * Returns {epoch, offset}.
+ * Returns {epoch, offset, ' new' when it begins the group|''}.
  */
 export const holdScript: Script = {
   name: "bridgeGroupHold",
@@ -84,11 +91,16 @@ export const holdScript: Script = {
   lua: `${prelude}${drains()}${hold}`,
 };
 
-/** The same for who is to become a member: refused when Redis is full. */
+/**
+ * The same for who is to become a member: refused when Redis is full. With ARGV 5 'known' only in a group that there is;
+ * otherwise it returns {'names'}.
+ */
 export const admitScript: Script = {
   name: "bridgeGroupAdmit",
   keys: 5,
-  lua: `${prelude}${hold}`,
+  lua: `${prelude}
+if ARGV[5] == 'known' and redis.call('EXISTS', KEYS[1]) == 0 then return {'names'} end
+${hold}`,
 };
 
 /**
@@ -133,23 +145,35 @@ end
 `;
 
 /**
- * Publishes: next offset, history, receipt, one bell. O(1), however many members.
+ * Publishes: next offset, history, receipt, one bell. O(1), however many members. Where there is no member, and nobody who may
+ * come back as one, nobody can ask for what is said now: no history is kept, a group that nobody knows is not begun, and
+ * the receipt is two fields of the facts. Whoever becomes a member has its position after it.
  * KEYS 1 meta 2 history 3 index 4 facts 5 until 6 online 7 scheduled 8 idempotency|meta
  * ARGV 1 nonce 2 body 3 'binary from contentType' 4 ttlMs 5 selection|'' 6 maxMessages 7 maxBytes 8 historyMs 9 receiptMs 10 keepMs
- *      11 scheduledId|- 12 fingerprint|'' 13 idempotencyMs, then IDs of \`except\`
- * Returns 'accepted|replayed epoch place expiresAt recipients online status', 'mismatch', or 'done' for a scheduled message
- * that has nothing left to do.
+ *      11 scheduledId|- 12 fingerprint|'' 13 idempotencyMs 14 '1' where a replica shall have it|''
+ *      15 '1' where it may begin no group|'', then IDs of \`except\`
+ * Returns 'accepted|replayed epoch place expiresAt recipients online status', and ' new' after it when nobody knew the group;
+ * 'mismatch', 'names' when it may not begin one, or 'done' for a scheduled message that has nothing left to do.
  */
 export const publishScript: Script = {
   name: "bridgeGroupPublish",
   keys: 8,
   lua: `${prelude}${replay(8, 12)}
-local epoch, last = group()
+local isKnown = redis.call('EXISTS', KEYS[1]) == 1
+local size = redis.call('HLEN', KEYS[4])
+if ARGV[15] == '1' and not isKnown and size == 0 then return 'names' end
+local unheard = redis.call('EXISTS', KEYS[5]) == 0
+local lean = unheard and ARGV[11] == '-' and ARGV[14] == '' and size < ${unheardFieldsMax}
+local epoch, last = text(us), us
+if isKnown or not lean then epoch, last = group() end
+if not isKnown and size == 0 then fresh = ' new' else fresh = '' end
 local seen = redis.call('HGET', KEYS[4], 'n' .. ARGV[1])
 if seen then
   -- ioredis sends a command again when its reply was lost (rule 3).
-  local row = redis.call('XRANGE', KEYS[3], seen, seen, 'COUNT', 1)[1]
-  if row then return 'accepted ' .. epoch .. ' ' .. seen .. ' ' .. string.match(row[2][2], '^(%S+ %S+ %S+ %l+)') end
+  local line = redis.call('HGET', KEYS[4], 'r' .. seen)
+  local row = not line and redis.call('XRANGE', KEYS[3], seen, seen, 'COUNT', 1)[1]
+  if row then line = row[2][2] end
+  if line then return 'accepted ' .. epoch .. ' ' .. seen .. ' ' .. string.match(line, '^(%S+ %S+ %S+ %l+)') end
   return 'unknown'
 end
 local waiting
@@ -160,7 +184,7 @@ if ARGV[11] ~= '-' then
   from = tonumber(string.match(waiting, '^w:(%d+)'))
 end
 ${counts(5, 6)}
-for i = 14, #ARGV do
+for i = 16, #ARGV do
   local lease = redis.call('ZSCORE', KEYS[6], ARGV[i])
   if lease and tonumber(lease) > ms then online = online - 1 end
 end
@@ -172,34 +196,47 @@ local ttl, window = tonumber(ARGV[4]), tonumber(ARGV[8])
 local exp = text(from + math.min(ttl, window))
 local total = tonumber(redis.call('HGET', KEYS[1], 'total') or 0)
 local header = exp .. ' ' .. text(total) .. ' ' .. text(last) .. ' ' .. ARGV[11] .. ' ' .. (ttl == 0 and 1 or 0) .. ' ' .. ARGV[3]
-redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[6], id .. '-0', 'h', header, 's', ARGV[5], 'b', ARGV[2])
-redis.call('XTRIM', KEYS[2], 'MINID', text(us - window * 1000))
-total = total + #ARGV[2] + ${overheadBytes}
-redis.call('HSET', KEYS[1], 'offset', id, 'total', text(total))
-local trimmed = tonumber(redis.call('HGET', KEYS[1], 'trimmed') or 0)
-if total - trimmed > tonumber(ARGV[7]) then
-  for _ = 1, tonumber(ARGV[6]) do
-    local row = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-    trimmed = tonumber(string.match(row[2][2], '^%d+ (%d+)'))
-    if total - trimmed <= tonumber(ARGV[7]) then break end
-    redis.call('XDEL', KEYS[2], row[1])
+if unheard then
+  if isKnown or not lean then
+    redis.call('HSET', KEYS[1], 'offset', id, 'trimmed', text(total))
+    -- What was said before goes as well: a history has no hole in it.
+    redis.call('DEL', KEYS[2])
   end
-  redis.call('HSET', KEYS[1], 'trimmed', text(trimmed))
+else
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[6], id .. '-0', 'h', header, 's', ARGV[5], 'b', ARGV[2])
+  redis.call('XTRIM', KEYS[2], 'MINID', text(us - window * 1000))
+  total = total + #ARGV[2] + ${overheadBytes}
+  redis.call('HSET', KEYS[1], 'offset', id, 'total', text(total))
+  local trimmed = tonumber(redis.call('HGET', KEYS[1], 'trimmed') or 0)
+  if total - trimmed > tonumber(ARGV[7]) then
+    for _ = 1, tonumber(ARGV[6]) do
+      local row = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+      trimmed = tonumber(string.match(row[2][2], '^%d+ (%d+)'))
+      if total - trimmed <= tonumber(ARGV[7]) then break end
+      redis.call('XDEL', KEYS[2], row[1])
+    end
+    redis.call('HSET', KEYS[1], 'trimmed', text(trimmed))
+  end
+  redis.call('PEXPIRE', KEYS[2], ARGV[8])
 end
 local status = (ttl == 0 and online == 0) and 'undeliverable' or 'queued'
 local answer = exp .. ' ' .. recipients .. ' ' .. online .. ' ' .. status
-redis.call('XADD', KEYS[3], id .. '-0', 'r', answer .. ' ' .. ARGV[11] .. ' ' .. ARGV[1])
-redis.call('HSET', KEYS[4], 'n' .. ARGV[1], id)
 local receipts = window + tonumber(ARGV[9])
-for _, row in ipairs(redis.call('XRANGE', KEYS[3], '-', text(us - receipts * 1000), 'COUNT', 8)) do
-  local old = string.match(row[1], '^%d+')
-  redis.call('XDEL', KEYS[3], row[1])
-  redis.call('HDEL', KEYS[4], old, 't' .. old, 'n' .. string.match(row[2][2], '(%S+)$'))
+local receipt = answer .. ' ' .. ARGV[11] .. ' ' .. ARGV[1]
+if lean then
+  redis.call('HSET', KEYS[4], 'r' .. id, receipt, 'n' .. ARGV[1], id)
+else
+  redis.call('XADD', KEYS[3], id .. '-0', 'r', receipt)
+  redis.call('HSET', KEYS[4], 'n' .. ARGV[1], id)
+  for _, row in ipairs(redis.call('XRANGE', KEYS[3], '-', text(us - receipts * 1000), 'COUNT', 8)) do
+    local old = string.match(row[1], '^%d+')
+    redis.call('XDEL', KEYS[3], row[1])
+    redis.call('HDEL', KEYS[4], old, 't' .. old, 'n' .. string.match(row[2][2], '(%S+)$'))
+  end
+  redis.call('PEXPIRE', KEYS[3], text(receipts))
+  keep(KEYS[1], tonumber(ARGV[10]))
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[8])
-redis.call('PEXPIRE', KEYS[3], text(receipts))
 redis.call('PEXPIRE', KEYS[4], text(receipts))
-keep(KEYS[1], tonumber(ARGV[10]))
 if waiting then
   redis.call('HSET', KEYS[7], ARGV[11], 's:' .. id .. ':' .. waiting)
   news('q')
@@ -213,7 +250,7 @@ if #ARGV[2] + #ARGV[5] <= ${groupBellBytesMax} then
 else
   redis.call('@publish', bell, 'n ' .. line)
 end
-return 'accepted ' .. place
+return 'accepted ' .. place .. fresh
 `,
 };
 
@@ -273,7 +310,7 @@ return 1
 /**
  * Takes a message for later. KEYS meta history scheduled until online idempotency|meta
  * ARGV 1 scheduledId 2 dueMs 3 ttlMs 4 historyMs 5 receiptMs 6 maxWaiting 7 '1' when it is for a selection 8 fingerprint|''
- *      9 idempotencyMs
+ *      9 idempotencyMs 10 '1' where it may begin no group|''
  * Returns as publish does, or 'full count'.
  */
 export const scheduleGroupScript: Script = {
@@ -292,6 +329,7 @@ if redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[6]) then
   end
   if count >= tonumber(ARGV[6]) then return 'full ' .. count end
 end
+if ARGV[10] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then return 'names' end
 local epoch = group()
 ${counts(4, 5)}
 if ARGV[7] == '1' then recipients = -1 end
@@ -301,7 +339,7 @@ keep(KEYS[3], rest)
 keep(KEYS[1], rest)
 local place = epoch .. ' ' .. ARGV[1] .. ' ' .. exp .. ' ' .. recipients .. ' ' .. online .. ' scheduled'
 if ARGV[8] ~= '' then redis.call('SET', KEYS[6], ARGV[8] .. ' ' .. place, 'PX', ARGV[9]) end
-return 'accepted ' .. place
+return 'accepted ' .. place .. fresh
 `,
 };
 
@@ -347,11 +385,13 @@ if offset == '' then
   offset = string.match(record, '^s:(%d+)')
   if not offset then return {'waiting', text(ms), record} end
 end
-local row = redis.call('XRANGE', KEYS[2], offset, offset, 'COUNT', 1)[1]
-if not row then return {'missing'} end
-local scheduled = string.match(row[2][2], ' (%S+) %S+$')
+local line = redis.call('HGET', KEYS[3], 'r' .. offset)
+local row = not line and redis.call('XRANGE', KEYS[2], offset, offset, 'COUNT', 1)[1]
+if row then line = row[2][2] end
+if not line then return {'missing'} end
+local scheduled = string.match(line, ' (%S+) %S+$')
 if ARGV[1] ~= '' and scheduled ~= '-' then return {'missing'} end
 local f = redis.call('HMGET', KEYS[3], offset, 't' .. offset)
-return {'facts', text(ms), offset, row[2][2], f[1] or '', f[2] or '', record, redis.call('HGET', KEYS[1], 'durable') or '0'}
+return {'facts', text(ms), offset, line, f[1] or '', f[2] or '', record, redis.call('HGET', KEYS[1], 'durable') or '0'}
 `,
 };

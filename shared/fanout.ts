@@ -48,6 +48,13 @@ export interface Position {
   offset: number;
 }
 
+/** Whether a caller may begin groups that nobody knows yet, and who counts them: only Redis knows which those are. */
+export interface Naming {
+  readonly allowed: boolean;
+  began(): void;
+  refused(): BridgeError;
+}
+
 /** A message as it is published. */
 export interface GroupPublish {
   group: string;
@@ -61,6 +68,8 @@ export interface GroupPublish {
   idempotency?: { key: string; fingerprint: string };
   /** A scheduled message whose 202 said that a replica has it must not lose that when it is due. */
   durability?: "replica";
+  /** None: it may. */
+  naming?: Naming;
 }
 
 /** The client that published a message, as the bridge knows it. */
@@ -247,12 +256,20 @@ export class Fanout {
   /**
    * Keeps connections members for `spanMs` from now, and online for `onlineMs` when given. `known` is what this instance
    * has heard last; "lost" says that Redis went on from less than that. Tells where the group stands; with no connections
-   * it only asks. `isNew`: nobody counts on the membership yet, so it may be refused with redis_full.
+   * it only asks. `isNew`: nobody counts on the membership yet, so it may be refused with redis_full, and by its `naming`.
    */
   async hold(
     group: string,
     connectionIds: readonly string[],
-    span: { spanMs: number; onlineMs?: number; isNew?: boolean },
+    {
+      naming,
+      ...span
+    }: {
+      spanMs: number;
+      onlineMs?: number;
+      isNew?: boolean;
+      naming?: Naming | undefined;
+    },
     known?: { epoch: string; offset: number | "lost" },
   ): Promise<Position> {
     const reply = (
@@ -270,11 +287,13 @@ export class Fanout {
           Math.ceil(span.spanMs),
           span.onlineMs ?? "",
           known?.epoch ?? "",
-          known?.offset ?? 0,
+          naming?.allowed === false ? "known" : (known?.offset ?? 0),
           ...connectionIds,
         ],
       )) as unknown[]
     ).map(String);
+    if (naming && reply[0] === "names") throw naming.refused();
+    if (reply[2] !== "") naming?.began();
     return { epoch: reply[0] ?? "", offset: Number(reply[1]) };
   }
 
@@ -343,17 +362,33 @@ export class Fanout {
           scheduledId,
           idempotency?.fingerprint ?? "",
           options.idempotencyMs,
+          message.durability ? 1 : "",
+          message.naming?.allowed === false ? 1 : "",
           ...(selection?.except ?? []),
         ],
       ),
     );
     if (reply === "done") return undefined;
-    return this.#accepted(group, reply, scheduledId);
+    return this.#accepted(message, reply, scheduledId);
   }
 
-  #accepted(group: string, reply: string, scheduledId: string): Published {
-    const [word, epoch = "", place = "", exp, recipients, online, status = ""] =
-      reply.split(" ");
+  #accepted(
+    { group, naming }: GroupPublish,
+    reply: string,
+    scheduledId: string,
+  ): Published {
+    const [
+      word,
+      epoch = "",
+      place = "",
+      exp,
+      recipients,
+      online,
+      status = "",
+      fresh,
+    ] = reply.split(" ");
+    if (naming && word === "names") throw naming.refused();
+    if (fresh !== undefined) naming?.began();
     if (word === "mismatch")
       throw new BridgeError("idempotency_mismatch", {
         detail: "this Idempotency-Key was used with another request",
@@ -460,9 +495,10 @@ export class Fanout {
         message.selection ? 1 : 0,
         idempotency?.fingerprint ?? "",
         idempotencyMs,
+        message.naming?.allowed === false ? 1 : "",
       ],
     );
-    return this.#accepted(group, String(reply), "-");
+    return this.#accepted(message, String(reply), "-");
   }
 
   /** Forgets a scheduled message whose job could not be stored. */

@@ -138,13 +138,19 @@ export const scheduledMessageId = (
  * A user as part of keys and message IDs: 128 bits of SHA-256 as 22 base62 characters. User IDs may be any text; this
  * never breaks a hash tag, has one length, and shows nobody who it is.
  */
-export function userTag(userId: string): string {
-  const digest = createHash("sha256").update(userId).digest("hex");
+export const userTag = (userId: string): string => `u:${digestOf(userId)}`;
+
+/** Whose quotas they are, as part of a key: a kind such as `user`, and its name. */
+export const quotaTag = (kind: string, name: string): string =>
+  `q:${kind}:${digestOf(name)}`;
+
+function digestOf(name: string): string {
+  const digest = createHash("sha256").update(name).digest("hex");
   let rest = BigInt(`0x${digest.slice(0, 32)}`);
   let out = "";
   for (; rest > 0n; rest /= 62n)
     out = (alphabet[Number(rest % 62n)] ?? "") + out;
-  return `u:${out.padStart(22, "0")}`;
+  return out.padStart(22, "0");
 }
 
 /** How a message of a user is called in logs of connections: its ID without `m_`. */

@@ -115,6 +115,8 @@ export const keys = {
   webhookState: "bridge:{events}:webhook",
   /** String, for a day: who gave permission to send, and how often. */
   webhookProof: "bridge:{events}:proof",
+  /** Hash: what a subject has used of each quota (quotas.ts); it goes once that has run down. `bridge:{q:<kind>:<digest>}:quota` */
+  quota: (tag: string) => own(tag, "quota"),
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 

@@ -81,8 +81,51 @@ export function checkBody(body: Buffer, type: MediaType): void {
   if (type.json) parseJson(body);
 }
 
-/** Parses UTF-8 JSON. A byte order mark is refused, because the bytes would be passed on with it. */
+/**
+ * What a JSON text may be, whoever sends it. Reading takes up to 0.2 µs for each array and object, most where they lie in one
+ * another, and nobody else is served meanwhile: 6 MB of `[[[[` took 1.5 s. A string or a number costs no more than its bytes.
+ */
+export const JSON_LIMITS = {
+  /** Arrays and objects in one another. A text with fewer bytes than this cannot pass it, nor the other one. */
+  depth: 2_048,
+  /** Arrays and objects in all: 40 ms at worst, and 20 for each item of the largest batch. */
+  containers: 200_000,
+} as const;
+
+/** Counts brackets outside strings, without building anything: 1.5 ns for a byte. Throws invalid_json, with the limit that is passed. */
+function checkSize(body: Buffer): void {
+  let depth = 0;
+  let containers = 0;
+  let quoted = false;
+  for (let i = 0; i < body.length; i++) {
+    const byte = body[i];
+    if (quoted) {
+      if (byte === 0x5c) i += 1;
+      else if (byte === 0x22) quoted = false;
+    } else if (byte === 0x22) quoted = true;
+    else if (byte === 0x5b || byte === 0x7b) {
+      containers += 1;
+      depth += 1;
+      if (depth > JSON_LIMITS.depth)
+        throw new BridgeError("invalid_json", {
+          detail: `Arrays and objects lie more than ${JSON_LIMITS.depth} deep in one another.`,
+          limit: JSON_LIMITS.depth,
+        });
+      if (containers > JSON_LIMITS.containers)
+        throw new BridgeError("invalid_json", {
+          detail: `There are more than ${JSON_LIMITS.containers} arrays and objects.`,
+          limit: JSON_LIMITS.containers,
+        });
+    } else if (byte === 0x5d || byte === 0x7d) depth -= 1;
+  }
+}
+
+/**
+ * Parses UTF-8 JSON within `JSON_LIMITS`. A byte order mark is refused, because the bytes would be passed on with it.
+ * Throws invalid_json.
+ */
 export function parseJson(body: Buffer): unknown {
+  if (body.length > JSON_LIMITS.depth) checkSize(body);
   try {
     return JSON.parse(body.toString("utf8"));
   } catch (error) {

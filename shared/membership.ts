@@ -8,7 +8,7 @@
  */
 import type { PrepareRequest } from "./api.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
-import type { Fanout, Position } from "./fanout.js";
+import type { Fanout, Naming, Position } from "./fanout.js";
 import { newConnectionId } from "./ids.js";
 import { channels, everybody, groupTag, horizonMs, keys } from "./keys.js";
 import type { RedisLink, Script } from "./redis.js";
@@ -111,10 +111,11 @@ export class Memberships {
     this.#fanout = fanout;
   }
 
-  /** Makes a connection that waits for its client, a member of its groups from now on. */
+  /** Makes a connection that waits for its client, a member of its groups from now on. `naming` as in Fanout. */
   async prepare(
     request: PrepareRequest,
     connectionId = newConnectionId(),
+    naming?: Naming,
   ): Promise<{ connectionId: string; expiresAtMs: number }> {
     const spanMs = this.#registry.waitMs(request);
     const positions = new Map<string, Position>();
@@ -125,6 +126,7 @@ export class Memberships {
           await this.#fanout.hold(group, [connectionId], {
             spanMs,
             isNew: true,
+            naming,
           }),
         );
       }),
@@ -136,7 +138,11 @@ export class Memberships {
    * Makes a connection a member, from outside. A member already keeps its position. Throws connection_not_found,
    * connection_ended, bad_request when it has too many groups.
    */
-  async join(connectionId: string, group: string): Promise<Position> {
+  async join(
+    connectionId: string,
+    group: string,
+    naming?: Naming,
+  ): Promise<Position> {
     const { state, endedAt, reason, expiresAt } =
       await this.#registry.inspect(connectionId);
     if (state === "ended")
@@ -148,6 +154,7 @@ export class Memberships {
       state === "open" || expiresAt === null
         ? whileOpen
         : { spanMs: Math.max(1, Date.parse(expiresAt) - Date.now()) },
+      naming,
     );
   }
 
@@ -156,8 +163,9 @@ export class Memberships {
     connectionId: string,
     group: string,
     owner: number,
+    naming?: Naming,
   ): Promise<Joined> {
-    return this.#join(connectionId, group, owner, whileOpen);
+    return this.#join(connectionId, group, owner, whileOpen, naming);
   }
 
   async #join(
@@ -165,10 +173,12 @@ export class Memberships {
     group: string,
     owner: number | undefined,
     span: { spanMs: number; onlineMs?: number },
+    naming?: Naming,
   ): Promise<Joined> {
     const here = await this.#fanout.hold(group, [id], {
       ...span,
       isNew: true,
+      naming,
     });
     const [word = "", first = ""] = await this.#run(joinScript, id, [
       group,

@@ -97,6 +97,26 @@ export class RedisMemory {
     return undefined;
   }
 
+  /**
+   * The mark of all masters together, bytes, and how near to its own the fullest one is (1: there). Undefined where no
+   * limit is known, or nothing is refused.
+   */
+  get fullness(): { markBytes: number; share: number } | undefined {
+    let markBytes = 0;
+    let share = 0;
+    for (const {
+      usedBytes,
+      addedBytes,
+      limitBytes,
+    } of this.#masters.values()) {
+      const mark = this.#high * limitBytes;
+      if (mark === 0) continue;
+      markBytes += mark;
+      share = Math.max(share, (usedBytes + addedBytes) / mark);
+    }
+    return markBytes === 0 ? undefined : { markBytes, share };
+  }
+
   #master(name: string): Master {
     let master = this.#masters.get(name);
     if (!master) {

@@ -9,6 +9,7 @@ import type { Logger } from "./logging.js";
 import { Memberships, membershipScripts } from "./membership.js";
 import { accuseScript } from "./poison.js";
 import { DeliveryQueues } from "./queue.js";
+import { quotaScript } from "./quotas.js";
 import { RedisLink, type Script } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts, type SweepPorts } from "./registry.js";
@@ -35,6 +36,7 @@ export const scripts: readonly Script[] = [
   ...replyScripts,
   ...answerScripts,
   accuseScript,
+  quotaScript,
 ];
 
 export interface Stores {

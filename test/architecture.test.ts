@@ -71,6 +71,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
     ["api.d.ts"],
     [
       "bulk-reads.ts",
+      "allowance.ts",
       "config.ts",
       "connection-room.ts",
       "errors.ts",
@@ -89,6 +90,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "secrets.ts",
       "proxies.ts",
       "sampled-log.ts",
+      "quota-settings.ts",
       "selection.ts",
       "shutdown.ts",
       "slots.ts",
@@ -104,6 +106,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "answers.ts",
       "entry.ts",
       "log-scripts.ts",
+      "quotas.ts",
       "redis-memory.ts",
       "replies.ts",
       "replication.ts",

@@ -17,6 +17,7 @@ import type { RedisMemory } from "../shared/redis-memory.js";
 import type { Registry } from "../shared/registry.js";
 import type { TokenClaims, Tokens } from "../shared/tokens.js";
 import { bridgeSpeaker } from "./bridge-v1.js";
+import type { ClientQuotas } from "./client-quotas.js";
 import type { Admitted } from "./connection.js";
 import type { Asked } from "./handshake.js";
 import type { Lease } from "./lease.js";
@@ -28,6 +29,7 @@ export interface AdmissionDeps {
   registry: Registry;
   memory: Pick<RedisMemory, "admit">;
   memberships: Memberships;
+  quotas: Pick<ClientQuotas, "connect">;
   tokens: Tokens;
   /** Of this process. */
   lease: Lease;
@@ -167,7 +169,7 @@ async function askAbout(
 
 /**
  * Checks who it is and takes the connection. Throws token_invalid, token_expired, connection_ended (also for one that is
- * not known any more), overtaken, redis_unavailable; redis_full only for a client that brings no connection: all others are let
+ * not known any more), quota_exceeded, overtaken, redis_unavailable; redis_full only for a client that brings no connection: all others are let
  * in however full Redis is, because they take what waits for them out of it. connect_refused and connect_unavailable from
  * a backend that is asked.
  */
@@ -177,6 +179,7 @@ export async function admit(
   caller: Caller,
 ): Promise<Admitted> {
   const claims = await identify(deps, asked);
+  await deps.quotas.connect(claims.userId, claims.connectionId === undefined);
   const connectionId =
     claims.connectionId ?? (await begin(deps, claims, asked, caller));
   if (claims.connectionId !== undefined && !asked.resume)

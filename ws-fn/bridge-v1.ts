@@ -12,6 +12,7 @@ import {
   fromBase64,
   hasUtf8,
   mediaTypeOf,
+  parseJson,
   type MediaType,
 } from "../shared/media.js";
 import { isoTimes } from "../shared/time.js";
@@ -155,7 +156,7 @@ const isPlace = (value: unknown): value is number =>
 
 function isJson(text: string): boolean {
   try {
-    JSON.parse(text);
+    parseJson(Buffer.from(text));
     return true;
   } catch {
     return false;
@@ -226,7 +227,7 @@ function read(data: Buffer, binary: boolean): Said {
   if (binary) return violation("frames of bridge.v1.json are text");
   let said: Record<string, unknown>;
   try {
-    const parsed: unknown = JSON.parse(data.toString("utf8"));
+    const parsed = parseJson(data);
     if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed))
       return violation("a frame is a JSON object");
     said = parsed as Record<string, unknown>;

@@ -8,6 +8,7 @@ import { proxiesOf } from "../shared/proxies.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
+import { ClientQuotas } from "./client-quotas.js";
 import { Feeds } from "./feeds.js";
 import { Keeper } from "./keeper.js";
 import { Lease, Pulse } from "./lease.js";
@@ -50,6 +51,7 @@ async function main(): Promise<void> {
     fanout,
     memberships,
     feeds,
+    quotas: new ClientQuotas({ ...config, redis }),
     keeper,
     room: new ConnectionRoom({
       max: config.maxConnections,

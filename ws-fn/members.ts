@@ -20,6 +20,7 @@ import { everybody, groupTag } from "../shared/keys.js";
 import { whileOpen, type Memberships } from "../shared/membership.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
 import type { Claim, Positions } from "../shared/registry.js";
+import type { ClientQuotas } from "./client-quotas.js";
 import { Delivery, type Feed, type Feeds, type FeedMember } from "./feeds.js";
 import type { Frame, GroupRequest, Speaker } from "./speaker.js";
 
@@ -30,6 +31,7 @@ export interface GroupStores {
   fanout: Fanout;
   memberships: Memberships;
   memory: Pick<RedisMemory, "admit">;
+  quotas: Pick<ClientQuotas, "publish" | "naming">;
 }
 
 /** What its connection lends. */
@@ -449,6 +451,7 @@ export class Members {
         connectionId,
         group,
         owner,
+        this.#stores.quotas.naming(connectionId, this.#who.userId),
       );
       this.#version = joined.version ?? this.#version;
       const { epoch, offset } = joined;
@@ -488,6 +491,9 @@ export class Members {
   ): Promise<object> {
     const { group, data, contentType } = request;
     const body = Buffer.from(data);
+    const { quotas } = this.#stores;
+    const { id, userId } = this.#who;
+    const naming = quotas.publish(id, userId, body.length);
     await this.#stores.memory.admit(groupTag(group), body.length);
     const { messageId, position, recipients, online } =
       await this.#stores.fanout.publish({
@@ -497,7 +503,8 @@ export class Members {
         binary: false,
         ttlSeconds: publishTtlSeconds,
         // Its own words may say anything; this is who it is.
-        from: { userId: this.#who.userId || null },
+        from: { userId: userId || null },
+        naming,
       });
     return { id: messageId, group, ...position, recipients, online };
   }

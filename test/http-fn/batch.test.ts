@@ -123,17 +123,60 @@ t.test("one result per item, in order, each with its own status", async (t) => {
   t.match(fake.bridge.pushes[1], { ttlSeconds: 7, topic: "score" });
 });
 
-t.test("JSON nested deeper than it can be written is 400", async (t) => {
+t.test(
+  "JSON nested too deeply is 400, and its neighbours are taken",
+  async (t) => {
+    const fake = setup(t);
+    const deep = (depth: number) =>
+      `{"to":{"user":"u"},"json":${"[".repeat(depth)}${"]".repeat(depth)}}\n`;
+    const response = await post(
+      fake,
+      deep(2_047) + deep(2_048) + deep(200_000) + deep(1),
+    );
+    t.match(parse(response.body), [
+      { status: 202 },
+      { status: 400, problem: { code: "invalid_json", limit: 2_048 } },
+      { status: 400, problem: { code: "invalid_json", limit: 2_048 } },
+      { status: 202 },
+    ]);
+  },
+);
+
+t.test("nobody waits while a megabyte of brackets is refused", async (t) => {
   const fake = setup(t);
-  const deep = (depth: number) =>
-    `{"to":{"user":"u"},"json":${"[".repeat(depth)}${"]".repeat(depth)}}\n`;
-  const response = await post(fake, deep(1_000) + deep(200_000));
-  const [fine, tooDeep] = parse(response.body);
-  t.match(fine, { status: 202 });
-  t.match(tooDeep, {
-    status: 400,
-    problem: { code: "invalid_body", errors: [{ pointer: "/body/1/json" }] },
+  const to = { connection: fake.bridge.connect() };
+  /** Times that the event loop would have been blocked: texts with many brackets that were read. */
+  let blocks = 0;
+  const { parse } = JSON;
+  JSON.parse = ((text: string) => {
+    if (text.includes("[".repeat(4_096))) blocks += 1;
+    return parse(text) as unknown;
+  }) as typeof JSON.parse;
+  t.teardown(() => {
+    JSON.parse = parse;
   });
+  const brackets = "[".repeat(262_144);
+  const types = ["application/json", NDJSON];
+  for (const type of types) {
+    const { statusCode, body } = await post(fake, brackets.repeat(2), type);
+    t.match(body, "invalid_json", `${type} ${statusCode}`);
+  }
+  for (const url of [
+    `/v1/connections/${to.connection}/messages`,
+    "/v1/connections",
+  ])
+    t.equal(
+      (
+        await fake.app.inject({
+          method: "POST",
+          url,
+          headers: { host: "localhost", "content-type": "application/json" },
+          payload: brackets,
+        })
+      ).statusCode,
+      400,
+    );
+  t.equal(blocks, 0);
 });
 
 t.test("a JSON array, and the forms of the answer", async (t) => {

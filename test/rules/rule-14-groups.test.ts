@@ -356,7 +356,9 @@ t.test("a cut before the first ack", async (t) => {
 
 t.test("who published is known from the history, too", async (t) => {
   const { world, group } = await start(t);
-  const begin = await world.fanout.hold(group, [], { spanMs: 1 });
+  const begin = await world.fanout.hold(group, ["c_member"], {
+    spanMs: 60_000,
+  });
   const writers = [
     undefined,
     { userId: null },

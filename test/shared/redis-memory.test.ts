@@ -152,3 +152,20 @@ t.test("0 is off", async (t) => {
   t.equal(await admit("a"), "at once: taken");
   t.same(asked, []);
 });
+
+t.test("how near the mark is, for who shares memory out", async (t) => {
+  const { memory, admit, used } = setup(t);
+  t.equal(memory.fullness, undefined, "nothing is known yet");
+  Object.assign(used, { a: 200_000, b: 400_000 });
+  await memory.look();
+  t.same(
+    memory.fullness,
+    { markBytes: 1_600_000, share: 0.5 },
+    "the marks of both masters; the fuller one counts",
+  );
+  await admit("b", 399_488);
+  t.equal(memory.fullness?.share, 1, "with what was let in since");
+  const off = setup(t, 0);
+  await off.memory.look();
+  t.equal(off.memory.fullness, undefined, "nothing is refused");
+});

@@ -306,6 +306,23 @@ t.test("what clients say", async (t) => {
     { type: "reply", replyTo: 1 },
   ])
     t.match(read(bad), { kind: "violation" }, JSON.stringify(bad));
+  const nested = (depth: number) => "[".repeat(depth) + "]".repeat(depth);
+  // A frame of a quarter of a megabyte of them took 50 ms.
+  t.match(read(`{"type":"pong","x":${nested(5_000)}}`), { kind: "violation" });
+  t.match(read(`{"type":"pong","x":${nested(1_000)}}`), { kind: "pong" });
+  for (const [depth, kind] of [
+    [5_000, "refused"],
+    [1_000, "event"],
+  ] as const)
+    t.match(
+      read({
+        type: "event",
+        event: "e",
+        data: nested(depth),
+        contentType: "application/json",
+      }),
+      { kind },
+    );
   t.match(speaker.read(Buffer.from('{"type":"pong"}'), true), {
     kind: "violation",
   });
