@@ -11,6 +11,7 @@
 import type { BridgeEvent, EventType } from "./api.js";
 import { channels, keys } from "./keys.js";
 import { enlane } from "./lane-scripts.js";
+import { clock } from "./lua.js";
 import type { RedisLink, Script } from "./redis.js";
 import type { WebhookSettings } from "./webhook-settings.js";
 
@@ -75,13 +76,6 @@ const trimMax = 1_000;
 const readBytesMax = 1_048_576;
 /** CloudEvents `source`: which system speaks. */
 const source = "urn:push-bridge";
-
-const clock = `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-local function text(n) return string.format('%.0f', n) end
-`;
 
 /**
  * KEYS events last identities pending bodies lanes state bytes

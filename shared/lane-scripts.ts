@@ -15,6 +15,7 @@
  *       └──────────────────────────── it took an event ──────────────────────┘ (`probe`)
  */
 import { drains } from "./full.js";
+import { clock } from "./lua.js";
 import type { Script } from "./redis.js";
 
 /** A lane whose job should have been heard of by now is looked after this long, milliseconds. */
@@ -30,13 +31,6 @@ const askPauseMs = 2_000;
 /** Lanes that fail one after the other, none between them done, before all wait: it is not the one event then. */
 const lanesDown = 3;
 
-const clock = `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-local function text(n) return string.format('%.0f', n) end
-`;
-
 /**
  * Puts an event into its lane; part of the append script (events.ts). Says false when there is no room. Needs the keys
  * pending, bodies, lanes, state from \`KEYS[first]\` on.
@@ -49,7 +43,7 @@ local function enlane(lane, position, event)
   local member = lane .. ' ' .. string.format('%016.0f', tonumber(position))
   redis.call('ZADD', KEYS[${first}], 0, member)
   redis.call('HSET', KEYS[${first + 1}], member, event)
-  pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', #event + ${overheadBytes})
+  pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', text(#event + ${overheadBytes}))
   if redis.call('HSETNX', KEYS[${first + 3}], 'g:' .. lane, position) == 1 then
     pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', ${laneBytes})
     redis.call('ZADD', KEYS[${first + 2}], text(ms + ${addedMs}), lane)
@@ -65,7 +59,7 @@ local function drop(lane, member)
   if redis.call('ZREM', KEYS[1], member) == 0 then return end
   local size = redis.call('HSTRLEN', KEYS[2], member) + ${overheadBytes}
   redis.call('HDEL', KEYS[2], member)
-  redis.call('HINCRBY', KEYS[4], 'bytes', -size)
+  redis.call('HINCRBY', KEYS[4], 'bytes', text(-size))
   redis.call('HDEL', KEYS[4], 'n:' .. lane)
 end
 local function waiting(lane) return redis.call('ZLEXCOUNT', KEYS[1], '[' .. lane .. ' ', '(' .. lane .. '!') end

@@ -34,7 +34,7 @@ local list = cjson.decode(c[3] or '[]')
 local at
 for i, name in ipairs(list) do if name == ARGV[1] then at = i end end
 local function store()
-  redis.call('HSET', KEYS[1], 'groups', #list > 0 and cjson.encode(list) or '[]')
+  redis.call('HSET', KEYS[1], 'groups', list[1] and cjson.encode(list) or '[]')
   local version = redis.call('HINCRBY', KEYS[1], 'gv', 1)
   -- The owner hears it, unless it is the owner that says so.
   if ARGV[2] == '' and c[1] == 'open' then redis.call('@publish', ARGV[3] .. c[2], 'groups') end

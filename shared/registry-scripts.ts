@@ -8,14 +8,14 @@
  */
 import { drains } from "./full.js";
 import { horizonMs } from "./keys.js";
-import { plain as clock } from "./log-scripts.js";
+import { clock } from "./lua.js";
 import { forMany } from "./many.js";
 import { messagesNamedMax, undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
 const prelude = `${clock}
 local function expire(first, last, after)
-  for i = first, last do redis.call('PEXPIRE', KEYS[i], after) end
+  for i = first, last do redis.call('PEXPIRE', KEYS[i], text(after)) end
 end
 `;
 
@@ -107,7 +107,7 @@ redis.call('HSET', KEYS[1], 'state', 'prepared', 'lease', '0', 'seq', '0', 'epoc
   'groups', ARGV[4], 'labels', ARGV[5], 'permissions', ARGV[6])
 place(ARGV[7])
 -- Somebody still has to tell of its end, if it is never used.
-redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + math.max(tonumber(ARGV[2]), ${horizonMs}))
+redis.call('PEXPIRE', KEYS[1], text(tonumber(ARGV[1]) + math.max(tonumber(ARGV[2]), ${horizonMs})))
 return text(expires)
 `,
 };

@@ -79,6 +79,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "ids.ts",
       "keys.ts",
       "logging.ts",
+      "lua.ts",
       "media.ts",
       "selection.ts",
       "shutdown.ts",
