@@ -149,13 +149,15 @@ if last and tonumber(last) > tonumber(attempt) then return {'overtaken'} end
 local old = tonumber(c[7] or 0)
 local epoch = math.max(old + 1, us)
 local seq, acked = tonumber(c[6] or 0), tonumber(c[8] or 0)
-local cur, lost = acked, 0
+local cur, said, lost = acked, acked, 0
 if ARGV[3] ~= '' then
   local seen = tonumber(ARGV[3])
   -- More than Redis knows: its history was lost. Less than was acked: the client lost its own.
   if seen > seq then lost = 1; seq = seen; redis.call('HSET', KEYS[1], 'seq', text(seq))
   elseif seen < acked then lost = 1 end
-  cur = math.max(seen, acked)
+  said = math.max(seen, acked)
+  -- What a client says it has seen counts as far as it was handed out.
+  cur = math.max(math.min(seen, tonumber(c[9] or 0)), acked)
 end
 redis.call('HDEL', KEYS[1], 'flag', 'until')
 redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV[1], 'lease', text(ms + tonumber(ARGV[2])),
@@ -177,7 +179,7 @@ expire(1, c[18] == '0' and old == 0 and 1 or #KEYS, tonumber(ARGV[2]))
 if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
 return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost,
   c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or '', c[16] and 0 or 1,
-  version, table.concat(positions, ' '), old > 0 and 0 or 1, text(ms)}
+  version, table.concat(positions, ' '), old > 0 and 0 or 1, text(ms), text(said)}
 `,
 };
 
@@ -224,13 +226,18 @@ return {'ok', text(seq), c[6] or '0', c[1] == 'open' and 0 or 1}
 `,
 };
 
-/** The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs positions. Returns untilMs or ''. */
+/**
+ * The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs positions handedTo|'': its owner, or one
+ * before it, handed out everything up to here and nothing above. Returns untilMs or ''.
+ */
 export const releaseScript: Script = {
   name: "bridgeRelease",
   keys: 1,
   lua: `${prelude}${places}
-local c = redis.call('HMGET', KEYS[1], 'state', 'epoch')
+local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'readTo')
 if c[1] ~= 'open' or tonumber(c[2] or 0) ~= tonumber(ARGV[1]) then return '' end
+-- What it heard or read and did not write was given to nobody.
+if ARGV[4] ~= '' and tonumber(c[3] or 0) > tonumber(ARGV[4]) then redis.call('HSET', KEYS[1], 'readTo', ARGV[4]) end
 local expires = text(ms + tonumber(ARGV[2]))
 redis.call('HDEL', KEYS[1], 'flag', 'owner', 'lease')
 redis.call('HSET', KEYS[1], 'state', 'away', 'until', expires)

@@ -77,8 +77,10 @@ export type Positions = ReadonlyMap<string, Position>;
 
 export interface Claim {
   epoch: number;
-  /** The client has everything up to here; delivery goes on after it. */
+  /** The client has everything up to here, since it was handed out and the client says so; delivery goes on after it. */
   cur: number;
+  /** What the client says it has: above `cur` only where Redis lost history, or it is not true. Counts for nothing. */
+  said: number;
   /** Highest seq that was accepted. */
   seq: number;
   /** Up to here messages may have been sent before. */
@@ -434,6 +436,7 @@ export class Registry {
       positions = "",
       fresh,
       now,
+      said,
     ] = reply.map(String);
     // The client need not wait for it; if this process ends first, a sweep tells.
     if (isFirst === "1")
@@ -448,6 +451,7 @@ export class Registry {
     return {
       epoch: Number(epoch),
       cur: Number(cur),
+      said: Number(said),
       seq: Number(seq),
       readTo: Number(readTo),
       acked: Number(acked),
@@ -536,17 +540,25 @@ export class Registry {
     };
   }
 
-  /** The socket is gone; the connection waits for its client for RESUME_SECONDS. False when it was not ours any more. */
+  /**
+   * The socket is gone; the connection waits for its client for RESUME_SECONDS. Nothing above `handed` was ever handed out;
+   * without it, what was heard or read counts as handed out. False when it was not ours any more.
+   */
   async release(
     connectionId: string,
-    owner: { epoch: number; owner: string },
+    owner: { epoch: number; owner: string; handed?: number },
     positions = nowhere,
   ): Promise<boolean> {
     const until = await this.#lettingGo(connectionId, () =>
       this.#redis.run(
         releaseScript,
         [keys.connection(connectionId)],
-        [owner.epoch, this.#options.resumeMs, positionsText(positions)],
+        [
+          owner.epoch,
+          this.#options.resumeMs,
+          positionsText(positions),
+          owner.handed ?? "",
+        ],
       ),
     );
     const untilMs = Number(until.reply);

@@ -361,7 +361,7 @@ export class Connection {
       resumeToken,
       resumed,
       lost: claim.lost,
-      seq: claim.cur,
+      seq: claim.said,
       heartbeatMs: config.heartbeatMs,
       groups,
     });
@@ -592,7 +592,8 @@ export class Connection {
   }
 
   #onAck(seq: number, groups: Readonly<Record<string, number>>): void {
-    if (seq > this.#handed || !this.#members.ack(groups)) {
+    const { said } = this.#admitted.claim;
+    if (seq > Math.max(this.#handed, said) || !this.#members.ack(groups)) {
       this.#refuse(
         new BridgeError("invalid_frame", {
           detail: "ack of a message that was not sent",
@@ -601,7 +602,8 @@ export class Connection {
       );
       return;
     }
-    if (seq === 0) return;
+    // It may say again what it said when it came, which counts no more than it did then.
+    if (seq === 0 || seq > this.#handed) return;
     this.#reporter.ack(seq);
     this.#suspicion.acked(seq);
   }
@@ -718,7 +720,16 @@ export class Connection {
     } else if (this.#leave === "nothing") {
       if (this.#ended) await this.#members.left(0);
       await registry.abandon(this.id, instance);
-    } else if (await registry.release(this.id, owner, this.#members.news()))
+    } else if (
+      await registry.release(
+        this.id,
+        {
+          ...owner,
+          handed: Math.max(this.#handed, this.#admitted.claim.readTo),
+        },
+        this.#members.news(),
+      )
+    )
       await this.#members.left(config.resumeMs);
   }
 
