@@ -4,6 +4,7 @@
  * with one clear line per mistake (contract, section 6).
  */
 import { isIP } from "node:net";
+import { parseTokenKeys, type TokenKeys } from "./token-keys.js";
 import {
   parseWebhookAllow,
   parseWebhookEvents,
@@ -193,10 +194,23 @@ const variables = {
     why: "name:scope+scope:sha256hex,…; none: loopback only",
   },
   TOKEN_KEYS: {
-    kind: text,
+    kind: {
+      parse: parseTokenKeys,
+      show: (value: TokenKeys) => (value.kind === "generated" ? "" : "***"),
+    },
     fallback: "",
     secret: true,
-    why: "a JWKS (file or URL) or kid:base64,…; unset and keyless: one secret generated into Redis",
+    why: "a JWKS (file or https URL) or kid:base64,… of 32 bytes at least; unset: one secret generated into Redis",
+  },
+  TOKEN_ISSUER: {
+    kind: text,
+    fallback: "",
+    why: "the iss of tokens that are not ours; none: any",
+  },
+  TOKEN_AUDIENCE: {
+    kind: text,
+    fallback: "",
+    why: "what the aud of tokens that are not ours must name; none: anything",
   },
   ALLOW_ANONYMOUS: {
     kind: {
@@ -430,7 +444,11 @@ export interface Config {
   readonly apiKeys: readonly ApiKey[];
   /** No API key at all: loopback only, no cross-site browser requests. */
   readonly keyless: boolean;
-  readonly tokenKeys: string;
+  readonly tokenKeys: TokenKeys;
+  /** "": any. */
+  readonly tokenIssuer: string;
+  /** "": any. */
+  readonly tokenAudience: string;
   readonly allowAnonymous: boolean;
   readonly allowedOrigins: readonly string[];
   readonly publicWsUrl: string;
@@ -548,6 +566,8 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     apiKeys: values.API_KEYS,
     keyless,
     tokenKeys: values.TOKEN_KEYS,
+    tokenIssuer: values.TOKEN_ISSUER,
+    tokenAudience: values.TOKEN_AUDIENCE,
     allowAnonymous: values.ALLOW_ANONYMOUS ?? keyless,
     allowedOrigins: values.ALLOWED_ORIGINS,
     publicWsUrl: values.PUBLIC_WS_URL,

@@ -7,6 +7,7 @@
  * open counts as one, and as online, until somebody says otherwise: its owner when it leaves, or a sweep when its owner is dead.
  */
 import type { PrepareRequest } from "./api.js";
+import { groupsMax } from "./claims.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Fanout, Position } from "./fanout.js";
 import { newConnectionId } from "./ids.js";
@@ -16,9 +17,6 @@ import { parsePositions, type Positions, type Registry } from "./registry.js";
 
 /** How long a member with an open socket is one, and online, if nobody says more. */
 export const whileOpen = { spanMs: horizonMs, onlineMs: horizonMs };
-
-/** Groups of one connection; also the maximum of `groups` in openapi.yaml. */
-export const groupsMax = 100;
 
 /** The tags of all that a new connection is stored under: its own, and those of its groups. */
 export const tagsOf = (

@@ -129,14 +129,14 @@ return 1
 /**
  * A socket takes the connection: a new epoch, the old owner is fenced.
  * KEYS the connection's keys (conn first)
- * ARGV owner horizonMs resumeSeq|'' protocol publish bell resumeMs attempt|''
- * Returns {'claimed', …}, {'not_found'}, {'ended', …}, {'lapsed'} or {'overtaken'}.
+ * ARGV owner horizonMs resumeSeq|'' protocol publish bell resumeMs attempt|'' epoch of its resume token|''
+ * Returns {'claimed', …}, {'not_found'}, {'ended', …}, {'lapsed'}, {'overtaken'} or {'replaced'}.
  */
 export const claimScript: Script = {
   name: "bridgeClaim",
   keys: 7,
   lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
-  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected', 'attempt', 'total')
+  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected', 'attempt', 'total', 'tok')
 if not c[1] then return {'not_found'} end
 if c[1] == 'ended' then return {'ended', c[4], c[5]} end
 if c[1] == 'open' then
@@ -146,6 +146,8 @@ elseif ms > tonumber(c[2]) then return {'lapsed'} end
 local who, attempt = string.match(ARGV[8], '^(%w+)%.(%d+)$')
 local last = who and string.match(c[17] or '', '^' .. who .. '%.(%d+)$')
 if last and tonumber(last) > tonumber(attempt) then return {'overtaken'} end
+-- Resume tokens from before the one that was used last are over. That one is not: a welcome with the next may have been lost.
+if ARGV[9] ~= '' and tonumber(ARGV[9]) < tonumber(c[19] or 0) then return {'replaced'} end
 local old = tonumber(c[7] or 0)
 local epoch = math.max(old + 1, us)
 local seq, acked = tonumber(c[6] or 0), tonumber(c[8] or 0)
@@ -161,7 +163,7 @@ if ARGV[3] ~= '' then
 end
 redis.call('HDEL', KEYS[1], 'flag', 'until')
 redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV[1], 'lease', text(ms + tonumber(ARGV[2])),
-  'protocol', ARGV[4], 'connected', text(ms), 'attempt', ARGV[8])
+  'protocol', ARGV[4], 'connected', text(ms), 'attempt', ARGV[8], 'tok', ARGV[9] ~= '' and ARGV[9] or text(epoch))
 -- Once for a connection, not for each of its sockets.
 if not c[16] then redis.call('HSET', KEYS[1], 'evOpen', text(ms) .. ' ' .. ARGV[4]) end
 local positions, version = {}, '0'

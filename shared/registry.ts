@@ -361,6 +361,8 @@ export class Registry {
       owner: string;
       protocol: Protocol;
       resumeSeq?: number;
+      /** The epoch in which the resume token was given that it comes with. */
+      resumeEpoch?: number;
       attempt?: string;
     },
   ): Promise<Claim> {
@@ -397,6 +399,7 @@ export class Registry {
         channels.bell(connectionId),
         this.#options.resumeMs,
         request.attempt ?? "",
+        request.resumeEpoch ?? "",
       ]) as Promise<unknown[]>;
     const sending =
       this.#redis.mode === "cluster"
@@ -415,6 +418,10 @@ export class Registry {
     if (reply[0] === "overtaken")
       throw new BridgeError("overtaken", {
         detail: "a later attempt of this client has the connection",
+      });
+    if (reply[0] === "replaced")
+      throw new BridgeError("token_invalid", {
+        detail: "a later resume token of this connection has been used",
       });
     if (reply[0] !== "claimed") throw connectionNotFound(connectionId);
     const [

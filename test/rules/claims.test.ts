@@ -1,4 +1,7 @@
-/** What a client says of itself counts as far as it was given: nothing is acked that was not handed out. */
+/**
+ * What a client says of itself counts as far as it was given: nothing is acked that was not handed out, and a resume token
+ * that was followed by another opens nothing.
+ */
 import t from "tap";
 import { claimScript, releaseScript } from "../../shared/registry-scripts.js";
 import type { Script } from "../../shared/redis.js";
@@ -6,6 +9,7 @@ import { singleRedis } from "../../scripts/lab/redis.js";
 import type { Scope } from "../../scripts/lab/scope.js";
 import { until } from "../../scripts/lab/until.js";
 import {
+  altered,
   changed,
   connect,
   patience,
@@ -98,4 +102,70 @@ t.test("an ack above what was handed out and said", async (t) => {
   const frame = JSON.stringify({ type: "ack", seq: farAhead() });
   client.connection.onMessage(Buffer.from(frame), false);
   t.match(client.socket.closedWith, { code: 1008 });
+});
+
+/** A connection is taken with resume tokens, each named by the epoch in which it was given. */
+async function resumed(t: Scope, scripts: Script[]) {
+  const world = await startWorld(t, redis.url, { scripts });
+  const id = await prepare(world);
+  const claim = async (resumeEpoch?: number) => {
+    const { epoch } = await world.registry.claim(id, {
+      owner: world.instance,
+      protocol: "bridge.v1.json",
+      ...(resumeEpoch === undefined ? {} : { resumeSeq: 0, resumeEpoch }),
+    });
+    return epoch;
+  };
+  const isTaken = (resumeEpoch: number) =>
+    claim(resumeEpoch).then(
+      () => true,
+      (error: unknown) => {
+        if ((error as { code?: string }).code !== "token_invalid") throw error;
+        return false;
+      },
+    );
+  const first = await claim();
+  await claim(first);
+  const second = await claim(first);
+  const third = await claim(second);
+  return {
+    replaced: await isTaken(first),
+    // The welcome that brings the next one may have been lost.
+    last: await isTaken(second),
+    newest: await isTaken(third),
+    // A client that begins anew with its first token ends all that were given before.
+    before: (await claim()) > 0 && (await isTaken(third)),
+  };
+}
+
+t.test("a resume token from before the one that was used last", async (t) => {
+  const off = [changed(claimScript, "if ARGV[9] ~= '' and", "if false and")];
+  t.match(await resumed(t, off), { replaced: true, before: true });
+  t.same(await resumed(t, []), {
+    replaced: false,
+    last: true,
+    newest: true,
+    before: false,
+  });
+});
+
+t.test("a resume token is renewed while its socket is open", async (t) => {
+  const world = await startWorld(t, redis.url);
+  const tokens = altered(world.deps.tokens, { renewMs: 0 });
+  const config = { ...world.deps.config, heartbeatMs: 20 };
+  const pings = async (deps: object) => {
+    const id = await prepare(world);
+    const client = await connect(t, world, id, { deps: { config, ...deps } });
+    const isPing = ({ type }: { type?: unknown }) => type === "ping";
+    await until(() => client.socket.said.some(isPing), patience);
+    return { client, id, ping: client.socket.said.find(isPing) };
+  };
+  const { ping: usual } = await pings({});
+  t.notOk("resumeToken" in (usual ?? {}), "one that is new is not");
+  const { client, id, ping } = await pings({ tokens });
+  t.match(await tokens.verify(String(ping?.["resumeToken"])), {
+    kind: "resume",
+    connectionId: id,
+    epoch: client.epoch,
+  });
 });
