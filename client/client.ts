@@ -504,6 +504,13 @@ class Connection implements Bridge {
         break;
       case "ping":
         link.socket.send('{"type":"pong"}');
+        // A socket that is being left may still say an older one.
+        if (
+          link === this.#link &&
+          this.#welcome !== undefined &&
+          typeof frame.resumeToken === "string"
+        )
+          this.#welcome = { ...this.#welcome, resumeToken: frame.resumeToken };
         break;
       case "drain":
         this.#drainTimer ??= this.#clock.setTimeout(() => {

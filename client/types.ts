@@ -257,7 +257,7 @@ export type Frame =
   | MessageFrame
   | (Welcome & { readonly type: "welcome" })
   | ({ readonly type: "group"; readonly group: string } & GroupState)
-  | { readonly type: "ping" }
+  | { readonly type: "ping"; readonly resumeToken?: string }
   | { readonly type: "drain"; readonly reconnectAfterMs: number }
   | { readonly type: "error"; readonly error: Problem }
   | (Result & {

@@ -8,7 +8,7 @@ import {
   parseMessageId,
   userTag,
 } from "../shared/ids.js";
-import { keys } from "../shared/keys.js";
+import { scheduleTag } from "../shared/keys.js";
 import type {
   Append,
   Appended,
@@ -23,9 +23,6 @@ import type { AnyPush } from "./push-request.js";
 
 /** A waited request may go on this long after its wait before a replay gets the plain 202. */
 const busyMarginMs = 2_000;
-
-/** BullMQ's queue of scheduled messages lies under this tag, and holds their bodies in base64. */
-const scheduleTag = keys.scheduleQueue.slice(1, -1);
 
 const acceptedUntil = isoTimes();
 

@@ -1528,6 +1528,11 @@ export interface components {
              * @constant
              */
             type: "ping";
+            /**
+             * @description Now and then on a socket that stays open: takes the place of the `resumeToken` that the client has, which
+             *     is about to run out.
+             */
+            resumeToken?: string;
         };
         /** @description Open a new socket and resume there; then close this one with 1000. */
         DrainFrame: {

@@ -19,6 +19,7 @@ import {
   type Quotas,
   type UserQuota,
 } from "./quota-settings.js";
+import { parseTokenKeys, type TokenKeys } from "./token-keys.js";
 import {
   parseWebhookAllow,
   parseWebhookEvents,
@@ -255,10 +256,23 @@ const variables = {
     why: "what each connection may publish by itself; a second's frames are limited besides (welcome)",
   },
   TOKEN_KEYS: {
-    kind: text,
+    kind: {
+      parse: parseTokenKeys,
+      show: (value: TokenKeys) => (value.kind === "generated" ? "" : "***"),
+    },
     fallback: "",
     secret: true,
-    why: "a JWKS (file or URL) or kid:base64,…; unset and keyless: one secret generated into Redis",
+    why: "a JWKS (file or https URL) or kid:base64,… of 32 bytes at least; unset: one secret generated into Redis",
+  },
+  TOKEN_ISSUER: {
+    kind: text,
+    fallback: "",
+    why: "the iss of tokens that are not ours; none: any",
+  },
+  TOKEN_AUDIENCE: {
+    kind: text,
+    fallback: "",
+    why: "what the aud of tokens that are not ours must name; none: anything",
   },
   ALLOW_ANONYMOUS: {
     kind: {
@@ -517,7 +531,11 @@ export interface Config {
   readonly keyQuotas: Quotas<KeyQuota>;
   readonly userQuotas: Quotas<UserQuota>;
   readonly connectionQuotas: Quotas<ConnectionQuota>;
-  readonly tokenKeys: string;
+  readonly tokenKeys: TokenKeys;
+  /** "": any. */
+  readonly tokenIssuer: string;
+  /** "": any. */
+  readonly tokenAudience: string;
   readonly allowAnonymous: boolean;
   readonly allowedOrigins: readonly string[];
   readonly publicWsUrl: string;
@@ -670,6 +688,8 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     userQuotas: values.USER_QUOTAS,
     connectionQuotas: values.CONNECTION_QUOTAS,
     tokenKeys: values.TOKEN_KEYS,
+    tokenIssuer: values.TOKEN_ISSUER,
+    tokenAudience: values.TOKEN_AUDIENCE,
     allowAnonymous: values.ALLOW_ANONYMOUS ?? keyless,
     allowedOrigins: values.ALLOWED_ORIGINS,
     publicWsUrl: values.PUBLIC_WS_URL,

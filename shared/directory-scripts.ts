@@ -4,7 +4,7 @@
  */
 import { prelude as group } from "./fanout-scripts.js";
 import { drains } from "./full.js";
-import { plain as clock } from "./log-scripts.js";
+import { clock } from "./lua.js";
 import type { Script } from "./redis.js";
 
 /** Its keys live half as long again as they must, so that few calls set an expiry. */

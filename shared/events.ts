@@ -13,7 +13,7 @@ import { paged, pageBytesMax } from "./bulk-reads.js";
 import { userTag } from "./ids.js";
 import { channels, keys } from "./keys.js";
 import { enlane } from "./lane-scripts.js";
-
+import { clock } from "./lua.js";
 import type { RedisLink, Script } from "./redis.js";
 import type { WebhookSettings } from "./webhook-settings.js";
 
@@ -78,13 +78,6 @@ const overheadBytes = 128;
 const trimMax = 1_000;
 /** CloudEvents `source`: which system speaks. */
 const source = "urn:push-bridge";
-
-const clock = `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-local function text(n) return string.format('%.0f', n) end
-`;
 
 /**
  * KEYS events last identities pending bodies lanes state bytes shares

@@ -36,19 +36,23 @@ const digest = (text: string, { secret }: HmacKey): Buffer =>
 const encode = (value: Json): string =>
   Buffer.from(JSON.stringify(value)).toString("base64url");
 
-/** A signed token with `iat`. */
-export function signHmac(payload: Json, key: HmacKey): string {
-  const header = encode({ alg: "HS256", kid: key.kid, typ: "JWT" });
+/** A signed token of that `typ`, with `iat`. */
+export function signHmac(type: string, payload: Json, key: HmacKey): string {
+  const header = encode({ alg: "HS256", kid: key.kid, typ: type });
   const iat = Math.floor(Date.now() / 1_000);
   const text = `${header}.${encode({ ...payload, iat })}`;
   return `${text}.${digest(text, key).toString("base64url")}`;
 }
 
-/** The payload of a valid token; undefined for one that jose has to look at. */
+/**
+ * Type and payload of a valid token; undefined for one that jose has to look at. It may have run out up to
+ * `toleranceSeconds` ago.
+ */
 export function verifyHmac(
   token: string,
   keys: readonly HmacKey[],
-): Json | undefined {
+  toleranceSeconds: number,
+): { type: unknown; payload: Json } | undefined {
   const [, head = "", body = "", signature = ""] = compact.exec(token) ?? [];
   const header = parse(head);
   if (header?.["alg"] !== "HS256") return undefined;
@@ -66,6 +70,7 @@ export function verifyHmac(
   // Seconds since 1970, and over at that second (RFC 7519, 4.1.4).
   const isOver =
     exp !== undefined &&
-    (typeof exp !== "number" || exp <= Math.floor(Date.now() / 1_000));
-  return isOver ? undefined : payload;
+    (typeof exp !== "number" ||
+      exp <= Math.floor(Date.now() / 1_000) - toleranceSeconds);
+  return isOver ? undefined : { type: header["typ"], payload };
 }

@@ -8,6 +8,7 @@ import { createHash, randomBytes } from "node:crypto";
 const alphabet =
   "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const connectionPattern = /^c_[0-9A-Za-z]{22}$/;
+const userTagPattern = /^u:[0-9A-Za-z]{22}$/;
 const messagePattern = /^m_([CSU])([0-9A-Za-z]{22})([0-9A-Za-z]{9,12})$/;
 /** G: a name and an offset of 9 characters; H: a name and the 11 characters of a scheduled ID. */
 const groupMessagePattern =
@@ -152,6 +153,10 @@ function digestOf(name: string): string {
     out = (alphabet[Number(rest % 62n)] ?? "") + out;
   return out.padStart(22, "0");
 }
+
+export const isUserTag = (text: string): boolean => userTagPattern.test(text);
+export const isQuotaTag = (text: string): boolean =>
+  /^q:[a-z]+:[0-9A-Za-z]{22}$/.test(text);
 
 /** How a message of a user is called in logs of connections: its ID without `m_`. */
 export const userMessageLabel = (tag: string, place: string): string =>

@@ -15,6 +15,7 @@
  *       └──────────────────────────── it took an event ──────────────────────┘ (`probe`)
  */
 import { drains } from "./full.js";
+import { clock } from "./lua.js";
 import type { Script } from "./redis.js";
 
 /** A lane whose job should have been heard of by now is looked after this long, milliseconds. */
@@ -35,13 +36,6 @@ const askPauseMs = 2_000;
 /** Lanes that fail one after the other, none between them done, before all wait: it is not the one event then. */
 const lanesDown = 3;
 
-const clock = `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-local function text(n) return string.format('%.0f', n) end
-`;
-
 /**
  * Puts an event into its lane; part of the append script (events.ts). Needs the keys pending, bodies, lanes, state from \`KEYS[first]\` on.
  */
@@ -59,10 +53,10 @@ local function enlane(lane, position, event, client)
   local member = lane .. ' ' .. string.format('%016.0f', tonumber(position))
   redis.call('ZADD', KEYS[${first}], 0, member)
   redis.call('HSET', KEYS[${first + 1}], member, event)
-  pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', #event + ${overheadBytes})
+  pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', text(#event + ${overheadBytes}))
   redis.call('HSETNX', KEYS[${first + 3}], 'u:' .. lane, client)
   client = redis.call('HGET', KEYS[${first + 3}], 'u:' .. lane)
-  redis.call('HINCRBY', KEYS[${first + 3}], 'b:' .. client, #event + ${overheadBytes})
+  redis.call('HINCRBY', KEYS[${first + 3}], 'b:' .. client, text(#event + ${overheadBytes}))
   if redis.call('HSETNX', KEYS[${first + 3}], 'g:' .. lane, position) == 1 then
     pendingBytes = redis.call('HINCRBY', KEYS[${first + 3}], 'bytes', ${laneBytes})
     redis.call('ZADD', KEYS[${first + 2}], text(ms + ${addedMs}), lane)
@@ -78,10 +72,10 @@ local function drop(lane, member)
   if redis.call('ZREM', KEYS[1], member) == 0 then return end
   local size = redis.call('HSTRLEN', KEYS[2], member) + ${overheadBytes}
   redis.call('HDEL', KEYS[2], member)
-  redis.call('HINCRBY', KEYS[4], 'bytes', -size)
+  redis.call('HINCRBY', KEYS[4], 'bytes', text(-size))
   redis.call('HDEL', KEYS[4], 'n:' .. lane)
   local client = redis.call('HGET', KEYS[4], 'u:' .. lane)
-  if client and redis.call('HINCRBY', KEYS[4], 'b:' .. client, -size) <= 0 then redis.call('HDEL', KEYS[4], 'b:' .. client) end
+  if client and redis.call('HINCRBY', KEYS[4], 'b:' .. client, text(-size)) <= 0 then redis.call('HDEL', KEYS[4], 'b:' .. client) end
 end
 local function waiting(lane) return redis.call('ZLEXCOUNT', KEYS[1], '[' .. lane .. ' ', '(' .. lane .. '!') end
 `;

@@ -9,21 +9,13 @@
 import { paged } from "./bulk-reads.js";
 import { drains } from "./full.js";
 import { horizonMs } from "./keys.js";
+import { clock, text } from "./lua.js";
 import { forMany } from "./many.js";
 import { undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
-/** Clock and number format. */
-export const plain = `
-local function text(n) return string.format('%.0f', n) end
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-`;
-
-/** Shared by all: number format, and the names that follow from the connection's key `bridge:{id}:conn`. */
+/** The names that follow from the connection's key `bridge:{id}:conn`. */
 const names = `
-local function text(n) return string.format('%.0f', n) end
 local tag = string.sub(KEYS[1], 8, -6)
 local function news(word) redis.call('@publish', 'news:' .. tag, word) end
 `;
@@ -31,14 +23,10 @@ local function news(word) redis.call('@publish', 'news:' .. tag, word) end
 export const bounded = `
 local function bounded(key)
   local rest = redis.call('PTTL', KEYS[1])
-  if rest > 0 then redis.call('PEXPIRE', key, rest) end
+  if rest > 0 then redis.call('PEXPIRE', key, text(rest)) end
 end
 `;
-export const prelude = `${names}
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-`;
+export const prelude = `${clock}${names}`;
 
 /**
  * Whether the connection takes messages. A lapse (prepared too long, away too long, lease and resume window over) is
@@ -92,7 +80,7 @@ local function drop(seq)
   local row = redis.call('XRANGE', KEYS[2], seq, seq)[1]
   if not row then return false end
   redis.call('XDEL', KEYS[2], row[1])
-  redis.call('HINCRBY', KEYS[1], 'trimmed', #row[2][4] + ${messageOverheadBytes})
+  redis.call('HINCRBY', KEYS[1], 'trimmed', text(#row[2][4] + ${messageOverheadBytes}))
   return true
 end
 `;
@@ -157,7 +145,7 @@ const deduplicate = `
 `;
 
 /** The time of an append, as text wherever it can be. */
-const clock = `
+const appendClock = `${text}
 local T = redis.call('TIME')
 local clock = T[1] .. string.sub('00000' .. T[2], -6)
 local now = string.sub(clock, 1, -4)
@@ -189,7 +177,7 @@ function appendLua(size: "plain" | "full" | "one of many"): string {
   const full = size === "full";
   const one = size === "one of many";
   const fullOnly = (lua: string) => (full ? lua : "");
-  return `${one ? "" : `${names}${clock}${bounded}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}${known(fullOnly(", 'readTo'"))}`}
+  return `${one ? "" : `${names}${appendClock}${bounded}${liveness}${fullOnly(idempotency)}${fullOnly(drop)}${known(fullOnly(", 'readTo'"))}`}
 if c[1] ~= 'open' or now > c[2] then
   local no = refuse(c[1], c[2], c[9], ARGV[8])
   if no then return no end
@@ -269,7 +257,7 @@ ${
   one
     ? `  c[5] = string.format('%d', ms + ${queuedFlagMs})
   c.flag = c[5]`
-    : `  redis.call('HSET', KEYS[1], 'flag', ms + ${queuedFlagMs})`
+    : `  redis.call('HSET', KEYS[1], 'flag', text(ms + ${queuedFlagMs}))`
 }
 end
 
@@ -321,7 +309,7 @@ if ARGV[17] ~= '0' and status == 'queued' then
   redis.call('PEXPIRE', place, ARGV[17])
 end
 if ARGV[11] ~= '' then
-  redis.call('SET', KEYS[7], ARGV[11] .. ' ' .. ms + tonumber(ARGV[13]) .. ' ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. status, 'PX', ARGV[12])
+  redis.call('SET', KEYS[7], ARGV[11] .. ' ' .. text(ms + tonumber(ARGV[13])) .. ' ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. status, 'PX', ARGV[12])
 end`)}
 return 'accepted ' .. id .. ' ' .. exp .. ' ' .. online .. ' ' .. job .. ' ' .. status
 `;
@@ -353,7 +341,7 @@ export const appendFullScript: Script = {
  */
 export const appendManyScript: Script = {
   name: "bridgeAppendMany",
-  lua: `${names}${clock}
+  lua: `${names}${appendClock}
 local out, at, wrote, fault = {}, 5, false, nil
 local function connection(KEYS)
   local tag = string.sub(KEYS[1], 8, -6)
@@ -542,7 +530,7 @@ return out
 export const reportScript: Script = forMany(
   "bridgeReport",
   { keys: 4, args: 7 },
-  plain,
+  clock,
   `${undelivered}local c = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'acked', 'sent', 'pruneAt')
 if not c[2] then return 'missing' end
 if c[1] ~= ARGV[1] then
@@ -724,7 +712,7 @@ export const pendingScript: Script = {
   keys: 2,
   lua: `${prelude}
 local rows = tonumber(ARGV[2])
-local page = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', rows + 1)
+local page = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', text(rows + 1))
 local out = {text(ms), redis.call('HGET', KEYS[1], 'sent') or '0', #page > rows and '1' or '0'}
 for i = 1, math.min(rows, #page) do
   local row = page[i]

@@ -7,6 +7,7 @@
  * open counts as one, and as online, until somebody says otherwise: its owner when it leaves, or a sweep when its owner is dead.
  */
 import type { PrepareRequest } from "./api.js";
+import { groupsMax } from "./claims.js";
 import { BridgeError, connectionEnded, connectionNotFound } from "./errors.js";
 import type { Fanout, Naming, Position } from "./fanout.js";
 import { newConnectionId } from "./ids.js";
@@ -16,9 +17,6 @@ import { parsePositions, type Positions, type Registry } from "./registry.js";
 
 /** How long a member with an open socket is one, and online, if nobody says more. */
 export const whileOpen = { spanMs: horizonMs, onlineMs: horizonMs };
-
-/** Groups of one connection; also the maximum of `groups` in openapi.yaml. */
-export const groupsMax = 100;
 
 /** The tags of all that a new connection is stored under: its own, and those of its groups. */
 export const tagsOf = (
@@ -34,7 +32,7 @@ local list = cjson.decode(c[3] or '[]')
 local at
 for i, name in ipairs(list) do if name == ARGV[1] then at = i end end
 local function store()
-  redis.call('HSET', KEYS[1], 'groups', #list > 0 and cjson.encode(list) or '[]')
+  redis.call('HSET', KEYS[1], 'groups', list[1] and cjson.encode(list) or '[]')
   local version = redis.call('HINCRBY', KEYS[1], 'gv', 1)
   -- The owner hears it, unless it is the owner that says so.
   if ARGV[2] == '' and c[1] == 'open' then redis.call('@publish', ARGV[3] .. c[2], 'groups') end

@@ -12,6 +12,7 @@ import type { Reason, UndeliveredMessage } from "./api.js";
 import type { Events, NewEvent } from "./events.js";
 import { messageId, scheduledMessageId } from "./ids.js";
 import { keys } from "./keys.js";
+import { clock } from "./lua.js";
 import type { RedisLink, Script } from "./redis.js";
 
 /** An event names at most so many messages and counts the rest, so that ending a full log stays a bounded step. */
@@ -40,7 +41,7 @@ local function undelivered(items, count)
     named = named + 1
     parts[#parts + 1] = item .. ','
   end
-  redis.call('HSET', KEYS[1], 'evMail', string.format('%.0f %.0f ', count, named) .. table.concat(parts))
+  redis.call('HSET', KEYS[1], 'evMail', text(count) .. ' ' .. text(named) .. ' ' .. table.concat(parts))
 end
 `;
 
@@ -52,9 +53,7 @@ end
 export const tellScript: Script = {
   name: "bridgeTell",
   keys: 2,
-  lua: `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
+  lua: `${clock}
 local c = redis.call('HMGET', KEYS[1], 'evOpen', 'evTold', 'evMail', 'evEnd', 'user', 'connected')
 local told, mail = c[2], c[3]
 if not told and mail then
@@ -65,14 +64,14 @@ if not told and mail then
     local who = row and string.match(row[2][2], '^%S+')
     if who and not string.find(who, ':', 1, true) then return 's' .. who .. rest end
   end)
-  told = string.format('%.0f %s ', us, count) .. list
+  told = text(us) .. ' ' .. count .. ' ' .. list
   mail = false
   redis.call('HSET', KEYS[1], 'evTold', told)
   redis.call('HDEL', KEYS[1], 'evMail')
 end
 -- The end comes last.
 local last = not mail and c[4] or ''
-return {string.format('%.0f', math.floor(us / 1000)), c[1] or '', told or '', last, c[5] or '', c[6] or '', mail and 1 or 0}
+return {text(ms), c[1] or '', told or '', last, c[5] or '', c[6] or '', mail and 1 or 0}
 `,
 };
 

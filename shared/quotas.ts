@@ -17,6 +17,7 @@ import {
 } from "./allowance.js";
 import { quotaTag } from "./ids.js";
 import { keys } from "./keys.js";
+import { clock } from "./lua.js";
 import type { Quotas } from "./quota-settings.js";
 import type { Argument, RedisLink, Script } from "./redis.js";
 
@@ -32,10 +33,7 @@ const subjectsMax = 10_000;
 export const quotaScript: Script = {
   name: "bridgeQuota",
   keys: 1,
-  lua: `
-local function text(n) return string.format('%.0f', n) end
-local T = redis.call('TIME')
-local ms = T[1] * 1000 + math.floor(T[2] / 1000)
+  lua: `${clock}
 local out, keep = {}, 1000
 for i = 1, #ARGV, 4 do
   local name, new, limit, window = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])

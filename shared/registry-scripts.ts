@@ -8,14 +8,14 @@
  */
 import { drains } from "./full.js";
 import { horizonMs } from "./keys.js";
-import { plain as clock } from "./log-scripts.js";
+import { clock } from "./lua.js";
 import { forMany } from "./many.js";
 import { messagesNamedMax, undelivered } from "./outbox.js";
 import type { Script } from "./redis.js";
 
 const prelude = `${clock}
 local function expire(first, last, after)
-  for i = first, last do redis.call('PEXPIRE', KEYS[i], after) end
+  for i = first, last do redis.call('PEXPIRE', KEYS[i], text(after)) end
 end
 `;
 
@@ -107,7 +107,7 @@ redis.call('HSET', KEYS[1], 'state', 'prepared', 'lease', '0', 'seq', '0', 'epoc
   'groups', ARGV[4], 'labels', ARGV[5], 'permissions', ARGV[6])
 place(ARGV[7])
 -- Somebody still has to tell of its end, if it is never used.
-redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[1]) + math.max(tonumber(ARGV[2]), ${horizonMs}))
+redis.call('PEXPIRE', KEYS[1], text(tonumber(ARGV[1]) + math.max(tonumber(ARGV[2]), ${horizonMs})))
 return text(expires)
 `,
 };
@@ -129,14 +129,14 @@ return 1
 /**
  * A socket takes the connection: a new epoch, the old owner is fenced.
  * KEYS the connection's keys (conn first)
- * ARGV owner horizonMs resumeSeq|'' protocol publish bell resumeMs attempt|''
- * Returns {'claimed', …}, {'not_found'}, {'ended', …}, {'lapsed'} or {'overtaken'}.
+ * ARGV owner horizonMs resumeSeq|'' protocol publish bell resumeMs attempt|'' epoch of its resume token|''
+ * Returns {'claimed', …}, {'not_found'}, {'ended', …}, {'lapsed'}, {'overtaken'} or {'replaced'}.
  */
 export const claimScript: Script = {
   name: "bridgeClaim",
   keys: 7,
   lua: `${prelude}${drains()}local c = redis.call('HMGET', KEYS[1], 'state', 'until', 'lease', 'ended', 'reason', 'seq', 'epoch', 'acked', 'readTo',
-  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected', 'attempt', 'total')
+  'user', 'groups', 'labels', 'permissions', 'created', 'suspect', 'connected', 'attempt', 'total', 'tok')
 if not c[1] then return {'not_found'} end
 if c[1] == 'ended' then return {'ended', c[4], c[5]} end
 if c[1] == 'open' then
@@ -146,20 +146,24 @@ elseif ms > tonumber(c[2]) then return {'lapsed'} end
 local who, attempt = string.match(ARGV[8], '^(%w+)%.(%d+)$')
 local last = who and string.match(c[17] or '', '^' .. who .. '%.(%d+)$')
 if last and tonumber(last) > tonumber(attempt) then return {'overtaken'} end
+-- Resume tokens from before the one that was used last are over. That one is not: a welcome with the next may have been lost.
+if ARGV[9] ~= '' and tonumber(ARGV[9]) < tonumber(c[19] or 0) then return {'replaced'} end
 local old = tonumber(c[7] or 0)
 local epoch = math.max(old + 1, us)
 local seq, acked = tonumber(c[6] or 0), tonumber(c[8] or 0)
-local cur, lost = acked, 0
+local cur, said, lost = acked, acked, 0
 if ARGV[3] ~= '' then
   local seen = tonumber(ARGV[3])
   -- More than Redis knows: its history was lost. Less than was acked: the client lost its own.
   if seen > seq then lost = 1; seq = seen; redis.call('HSET', KEYS[1], 'seq', text(seq))
   elseif seen < acked then lost = 1 end
-  cur = math.max(seen, acked)
+  said = math.max(seen, acked)
+  -- What a client says it has seen counts as far as it was handed out.
+  cur = math.max(math.min(seen, tonumber(c[9] or 0)), acked)
 end
 redis.call('HDEL', KEYS[1], 'flag', 'until')
 redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', text(epoch), 'owner', ARGV[1], 'lease', text(ms + tonumber(ARGV[2])),
-  'protocol', ARGV[4], 'connected', text(ms), 'attempt', ARGV[8])
+  'protocol', ARGV[4], 'connected', text(ms), 'attempt', ARGV[8], 'tok', ARGV[9] ~= '' and ARGV[9] or text(epoch))
 -- Once for a connection, not for each of its sockets.
 if not c[16] then redis.call('HSET', KEYS[1], 'evOpen', text(ms) .. ' ' .. ARGV[4]) end
 local positions, version = {}, '0'
@@ -177,7 +181,7 @@ expire(1, c[18] == '0' and old == 0 and 1 or #KEYS, tonumber(ARGV[2]))
 if old > 0 then redis.call(ARGV[5], ARGV[6] .. text(old), 'fenced') end
 return {'claimed', text(epoch), text(cur), text(seq), c[9] or '0', lost,
   c[10] or '', c[11] or '[]', c[12] or '{}', c[13] or '[]', c[14] or text(ms), text(acked), c[15] or '', c[16] and 0 or 1,
-  version, table.concat(positions, ' '), old > 0 and 0 or 1, text(ms)}
+  version, table.concat(positions, ' '), old > 0 and 0 or 1, text(ms), text(said)}
 `,
 };
 
@@ -224,13 +228,18 @@ return {'ok', text(seq), c[6] or '0', c[1] == 'open' and 0 or 1}
 `,
 };
 
-/** The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs positions. Returns untilMs or ''. */
+/**
+ * The socket is gone, the connection waits for its client. KEYS conn; ARGV epoch resumeMs positions handedTo|'': its owner, or one
+ * before it, handed out everything up to here and nothing above. Returns untilMs or ''.
+ */
 export const releaseScript: Script = {
   name: "bridgeRelease",
   keys: 1,
   lua: `${prelude}${places}
-local c = redis.call('HMGET', KEYS[1], 'state', 'epoch')
+local c = redis.call('HMGET', KEYS[1], 'state', 'epoch', 'readTo')
 if c[1] ~= 'open' or tonumber(c[2] or 0) ~= tonumber(ARGV[1]) then return '' end
+-- What it heard or read and did not write was given to nobody.
+if ARGV[4] ~= '' and tonumber(c[3] or 0) > tonumber(ARGV[4]) then redis.call('HSET', KEYS[1], 'readTo', ARGV[4]) end
 local expires = text(ms + tonumber(ARGV[2]))
 redis.call('HDEL', KEYS[1], 'flag', 'owner', 'lease')
 redis.call('HSET', KEYS[1], 'state', 'away', 'until', expires)

@@ -79,8 +79,10 @@ export type Positions = ReadonlyMap<string, Position>;
 
 export interface Claim {
   epoch: number;
-  /** The client has everything up to here; delivery goes on after it. */
+  /** The client has everything up to here, since it was handed out and the client says so; delivery goes on after it. */
   cur: number;
+  /** What the client says it has: above `cur` only where Redis lost history, or it is not true. Counts for nothing. */
+  said: number;
   /** Highest seq that was accepted. */
   seq: number;
   /** Up to here messages may have been sent before. */
@@ -363,6 +365,8 @@ export class Registry {
       owner: string;
       protocol: Protocol;
       resumeSeq?: number;
+      /** The epoch in which the resume token was given that it comes with. */
+      resumeEpoch?: number;
       attempt?: string;
     },
   ): Promise<Claim> {
@@ -399,6 +403,7 @@ export class Registry {
         channels.bell(connectionId),
         this.#options.resumeMs,
         request.attempt ?? "",
+        request.resumeEpoch ?? "",
       ]) as Promise<unknown[]>;
     const sending =
       this.#redis.mode === "cluster"
@@ -417,6 +422,10 @@ export class Registry {
     if (reply[0] === "overtaken")
       throw new BridgeError("overtaken", {
         detail: "a later attempt of this client has the connection",
+      });
+    if (reply[0] === "replaced")
+      throw new BridgeError("token_invalid", {
+        detail: "a later resume token of this connection has been used",
       });
     if (reply[0] !== "claimed") throw connectionNotFound(connectionId);
     const [
@@ -438,6 +447,7 @@ export class Registry {
       positions = "",
       fresh,
       now,
+      said,
     ] = reply.map(String);
     // The client need not wait for it; if this process ends first, a sweep tells.
     if (isFirst === "1")
@@ -452,6 +462,7 @@ export class Registry {
     return {
       epoch: Number(epoch),
       cur: Number(cur),
+      said: Number(said),
       seq: Number(seq),
       readTo: Number(readTo),
       acked: Number(acked),
@@ -540,17 +551,25 @@ export class Registry {
     };
   }
 
-  /** The socket is gone; the connection waits for its client for RESUME_SECONDS. False when it was not ours any more. */
+  /**
+   * The socket is gone; the connection waits for its client for RESUME_SECONDS. Nothing above `handed` was ever handed out;
+   * without it, what was heard or read counts as handed out. False when it was not ours any more.
+   */
   async release(
     connectionId: string,
-    owner: { epoch: number; owner: string },
+    owner: { epoch: number; owner: string; handed?: number },
     positions = nowhere,
   ): Promise<boolean> {
     const until = await this.#lettingGo(connectionId, () =>
       this.#redis.run(
         releaseScript,
         [keys.connection(connectionId)],
-        [owner.epoch, this.#options.resumeMs, positionsText(positions)],
+        [
+          owner.epoch,
+          this.#options.resumeMs,
+          positionsText(positions),
+          owner.handed ?? "",
+        ],
       ),
     );
     const untilMs = Number(until.reply);

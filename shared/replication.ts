@@ -10,7 +10,7 @@
 import { afterRunning, answerWithin, Silence } from "./deadlines.js";
 import { BridgeError } from "./errors.js";
 import { drains } from "./full.js";
-import { bullPrefix, groupTag, keys } from "./keys.js";
+import { bullPrefix, groupTag, keys, scheduleTag } from "./keys.js";
 import type { Logger } from "./logging.js";
 import type { MasterConnection, RedisLink, Script } from "./redis.js";
 
@@ -227,9 +227,9 @@ export class Replication {
     scheduledId: string,
     ms: number,
   ): Promise<void> {
-    await this.#master("schedule").confirm(
+    await this.#master(scheduleTag).confirm(
       {
-        tag: "schedule",
+        tag: scheduleTag,
         holds: async (client) => {
           const job = `${bullPrefix}:${keys.scheduleQueue}:s${scheduledId}`;
           if ((await client.exists(job)) === 1) return true;

@@ -96,7 +96,19 @@ export function openStores(
   const memberships = new Memberships(redis, registry, fanout);
   const queues = new DeliveryQueues(redis, logger);
   const replies = new Replies(redis, limits);
-  const tokens = new Tokens(config.tokenKeys, config.keyless, redis);
+  const tokens = new Tokens(
+    {
+      keys: config.tokenKeys,
+      issuer: config.tokenIssuer,
+      audience: config.tokenAudience,
+      failed: (error) =>
+        logger.warn(
+          { err: error },
+          "the keys of TOKEN_KEYS could not be read again: those known are used on",
+        ),
+    },
+    redis,
+  );
   return {
     redis,
     memory,

@@ -12,6 +12,7 @@
  * A parked message lies in the stream `parked` until it is given. Who is to get it is claimed in the hash `claims` first;
  * the append to that connection may be repeated by anybody, since it is known there by the message's ID.
  */
+import { clock } from "./lua.js";
 import type { Script } from "./redis.js";
 
 /** A claim that is not confirmed for this long is looked after by whoever comes next: its process may be dead. */
@@ -21,16 +22,12 @@ export const userConnectionsMax = 1_000;
 /** Parked messages that are given in one step. */
 const parkedPage = 1_000;
 
-const prelude = `
-local T = redis.call('TIME')
-local us = T[1] * 1000000 + T[2]
-local ms = math.floor(us / 1000)
-local function text(n) return string.format('%.0f', n) end
+const prelude = `${clock}
 local tag = string.match(KEYS[1], '{(.-)}')
 local function news(word) redis.call('@publish', 'news:{' .. tag .. '}', word) end
 local function record(place) return 'bridge:{' .. tag .. '}:message:' .. place end
 local function outlive(key, after)
-  if redis.call('PTTL', key) < after then redis.call('PEXPIRE', key, after) end
+  if redis.call('PTTL', key) < after then redis.call('PEXPIRE', key, text(after)) end
 end
 `;
 
@@ -53,7 +50,7 @@ const unpark = `
 local function unpark(parked, claims, row)
   redis.call('XDEL', parked, row[1])
   redis.call('HDEL', claims, row[2][2])
-  redis.call('HINCRBY', claims, '#bytes', -#row[2][6])
+  redis.call('HINCRBY', claims, '#bytes', text(-#row[2][6]))
   if redis.call('XLEN', parked) == 0 then redis.call('DEL', parked, claims) end
 end
 `;
@@ -157,7 +154,7 @@ if not accepted then
   expires = text((due > 0 and due or ms) + tonumber(ARGV[5]))
   redis.call('HSET', message, 'state', due > 0 and 'waiting' or 'begun', 'at', accepted, 'accepted', accepted,
     'expires', expires, 'due', ARGV[6], 'user', ARGV[8], 'online', ARGV[9])
-  redis.call('PEXPIRE', message, tonumber(expires) - ms + tonumber(ARGV[7]))
+  redis.call('PEXPIRE', message, text(tonumber(expires) - ms + tonumber(ARGV[7])))
 end
 return everybody({'begun', place, accepted, expires}, KEYS[3], KEYS[4])
 `,
@@ -216,7 +213,7 @@ if ARGV[10] ~= '-' then
   end
 end
 local row = redis.call('XADD', KEYS[3], '*', 'p', ARGV[1], 'h', c[2] .. ' ' .. ARGV[6], 'b', ARGV[7])
-redis.call('HINCRBY', KEYS[4], '#bytes', #ARGV[7])
+redis.call('HINCRBY', KEYS[4], '#bytes', text(#ARGV[7]))
 -- What is given by nobody goes with its time.
 local rest = tonumber(c[2]) - ms + 1000
 outlive(KEYS[3], rest)

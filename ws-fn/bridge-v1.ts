@@ -347,7 +347,12 @@ const speaker: Speaker = {
   message,
   groupMessage,
   group: (group, position) => frame({ type: "group", group, ...position }),
-  ping: () => frame({ type: "ping" }),
+  ping: (resumeToken) =>
+    frame(
+      resumeToken === undefined
+        ? { type: "ping" }
+        : { type: "ping", resumeToken },
+    ),
   drain: (reconnectAfterMs) => frame({ type: "drain", reconnectAfterMs }),
   error: (problem: Problem) => frame({ type: "error", error: problem }),
   result: (ref, problem) =>

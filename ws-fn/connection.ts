@@ -35,7 +35,7 @@ import type { Logger } from "../shared/logging.js";
 import { accuse, poisonWithinMs } from "../shared/poison.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Claim, Confirmation, Registry } from "../shared/registry.js";
-import type { Tokens } from "../shared/tokens.js";
+import { toleranceMs, type Tokens } from "../shared/tokens.js";
 import type { Users } from "../shared/users.js";
 import { Delivery } from "./delivery.js";
 import { Heartbeat } from "./heartbeat.js";
@@ -144,6 +144,8 @@ export class Connection {
   #ended = false;
   #handed: number;
   #messages = 0;
+  /** When the client was given the resume token that it has. */
+  #renewedAt = 0;
   readonly #suspicion: Suspicion;
   #leave: "end" | "release" | "nothing" = "release";
   #settle: () => void = () => undefined;
@@ -239,7 +241,7 @@ export class Connection {
       },
     });
     if (admitted.tokenExpiresAtMs !== undefined) {
-      const left = admitted.tokenExpiresAtMs - Date.now();
+      const left = admitted.tokenExpiresAtMs + toleranceMs - Date.now();
       if (left < timerMaxMs)
         this.#after(left, () =>
           this.#close(CLOSE_TOKEN, CLOSE_CODES[CLOSE_TOKEN].reason),
@@ -359,8 +361,9 @@ export class Connection {
     const subscribed = this.#subscribe();
     const groups = await this.#members.enter(claim, offsets);
     const resumeToken = speaker.acks
-      ? await tokens.forResume(this.id, tokenExpiresAtMs)
+      ? await tokens.forResume(this.id, this.epoch, tokenExpiresAtMs)
       : "";
+    this.#renewedAt = Date.now();
     if (this.#state !== "opening") return;
     this.#to = "open";
     this.#opening?.resume();
@@ -371,7 +374,7 @@ export class Connection {
       resumeToken,
       resumed,
       lost: claim.lost,
-      seq: claim.cur,
+      seq: claim.said,
       heartbeatMs: config.heartbeatMs,
       groups,
     });
@@ -456,10 +459,29 @@ export class Connection {
       this.#ownership.confirmQuietly();
       return;
     }
+    if (
+      this.#speaker.acks &&
+      Math.abs(Date.now() - this.#renewedAt) >= this.#deps.tokens.renewMs
+    )
+      return void this.#renew();
     const frame = this.#speaker.ping();
     if (frame) this.#socket.send(frame);
     // A raw client answers no frame; its WebSocket answers a control ping by itself.
     if (!this.#speaker.acks) this.#socket.ping();
+  }
+
+  /** A ping with a new resume token: the one that the client has runs out while its socket stays open. */
+  async #renew(): Promise<void> {
+    const { tokens } = this.#deps;
+    const { tokenExpiresAtMs } = this.#admitted;
+    const token = await tokens
+      .forResume(this.id, this.epoch, tokenExpiresAtMs)
+      .catch((error: unknown) => {
+        this.#log("warn", { err: error }, "resume token not renewed yet");
+        return undefined;
+      });
+    if (this.#write(this.#speaker.ping(token)) && token !== undefined)
+      this.#renewedAt = Date.now();
   }
 
   #onBell(payload: Buffer): void {
@@ -592,7 +614,8 @@ export class Connection {
   }
 
   #onAck(seq: number, groups: Readonly<Record<string, number>>): void {
-    if (seq > this.#handed || !this.#members.ack(groups)) {
+    const { said } = this.#admitted.claim;
+    if (seq > Math.max(this.#handed, said) || !this.#members.ack(groups)) {
       this.#refuse(
         new BridgeError("invalid_frame", {
           detail: "ack of a message that was not sent",
@@ -601,7 +624,8 @@ export class Connection {
       );
       return;
     }
-    if (seq === 0) return;
+    // It may say again what it said when it came, which counts no more than it did then.
+    if (seq === 0 || seq > this.#handed) return;
     this.#reporter.ack(seq);
     this.#suspicion.acked(seq);
   }
@@ -735,7 +759,16 @@ export class Connection {
     } else if (this.#leave === "nothing") {
       if (this.#ended) await this.#members.left(0);
       await registry.abandon(this.id, instance);
-    } else if (await registry.release(this.id, owner, this.#members.news()))
+    } else if (
+      await registry.release(
+        this.id,
+        {
+          ...owner,
+          handed: Math.max(this.#handed, this.#admitted.claim.readTo),
+        },
+        this.#members.news(),
+      )
+    )
       await this.#members.left(config.resumeMs);
   }
 

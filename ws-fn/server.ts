@@ -374,6 +374,7 @@ export class BridgeServer {
           .release(admitted.connectionId, {
             epoch: admitted.claim.epoch,
             owner: this.#deps.instance,
+            handed: admitted.claim.readTo,
           })
           .catch(() => undefined);
       stream.once("close", leave);

@@ -90,8 +90,8 @@ export interface Speaker {
   groupMessage(entry: GroupEntry, redelivered: boolean): Frame[];
   /** The client's place in a group has changed without a message. */
   group(name: string, position: GroupPosition): Frame | undefined;
-  /** undefined: this client asks for no data-frame heartbeat. */
-  ping(): Frame | undefined;
+  /** undefined: this client asks for no data-frame heartbeat. `resumeToken` takes the place of the one it has. */
+  ping(resumeToken?: string): Frame | undefined;
   drain(reconnectAfterMs: number): Frame | undefined;
   error(problem: Problem): Frame | undefined;
   result(ref: string, problem: Problem): Frame | undefined;

@@ -443,6 +443,15 @@ t.test("after an end that may be retried", async (t) => {
     }
   });
 
+  t.test("with the token of the last ping that brought one", async (t) => {
+    const { last, clock } = start(t);
+    last().open().say(welcome());
+    last().say({ type: "ping", resumeToken: "r1b" }).say({ type: "ping" });
+    last().end();
+    clock.advance(200);
+    t.equal(last().url.searchParams.get("resume"), "r1b");
+  });
+
   t.test("it says so when the connection could not go on", async (t) => {
     const { bridge, last, clock, losses, seqs } = start(t);
     last().open().say(welcome()).say(message(500)).end();

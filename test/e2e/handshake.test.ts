@@ -81,7 +81,11 @@ const welcomed = ({ frames }: Socket) =>
 
 const token = (connectionId: string, expiresInSeconds: number) =>
   new SignJWT({ cid: connectionId })
-    .setProtectedHeader({ alg: "HS256", kid: "test" })
+    .setProtectedHeader({
+      alg: "HS256",
+      kid: "test",
+      typ: "bridge-connection+jwt",
+    })
     .setExpirationTime(Math.floor(Date.now() / 1_000) + expiresInSeconds)
     .sign(SECRET);
 
@@ -134,17 +138,42 @@ t.test("sockets", async (t) => {
       { sub: ".." },
       { sub: "a\u0000" },
       { groups: [".."] },
+      { cid: "schedule" },
+      { permissions: ["join:a b"] },
     ])
       t.match(
         await refusal(
           t,
           `${ws}?token=${await new SignJWT(claims)
             .setProtectedHeader({ alg: "HS256", kid: "test" })
+            .setExpirationTime("1m")
             .sign(SECRET)}`,
         ),
         { status: 401, problem: { code: "token_invalid" } },
         JSON.stringify(claims),
       );
+    const { connectionId: other, token: first } = await backend.prepare();
+    t.match(
+      await refusal(t, `${ws}?resume=${first}&seq=0`, [BRIDGE]),
+      { status: 401, problem: { code: "token_invalid" } },
+      "only a resume token resumes",
+    );
+    const open1 = open(t, `${ws}?token=${first}`, [BRIDGE]);
+    const { resumeToken } = await welcomed(open1);
+    t.match(
+      await refusal(t, `${ws}?token=${String(resumeToken)}`, [BRIDGE]),
+      { status: 401, problem: { code: "token_invalid" } },
+      "and does nothing else",
+    );
+    const forged = await new SignJWT({ cid: other, use: "resume" })
+      .setProtectedHeader({ alg: "HS256", kid: "test" })
+      .setExpirationTime("1m")
+      .sign(SECRET);
+    t.match(
+      await refusal(t, `${ws}?resume=${forged}&seq=0`, [BRIDGE]),
+      { status: 401, problem: { code: "token_invalid" } },
+      "whatever claims a token has",
+    );
     const foreign = { origin: "https://elsewhere.example" };
     t.match(await refusal(t, `${ws}?token=${valid}`, [BRIDGE], foreign), {
       status: 403,

@@ -152,7 +152,11 @@ t.test("a flag whose job is lost runs out by itself", async (t) => {
     t.equal(await job(), undefined);
     return job;
   };
-  const forEver = changed(appendScript, "'flag', ms + 2000", "'flag', '9e15'");
+  const forEver = changed(
+    appendScript,
+    "'flag', text(ms + 2000)",
+    "'flag', '9e15'",
+  );
   const stuck = await flagged([forEver]);
   const job = await flagged([]);
   await until(async () => (await job()) !== undefined, patience);

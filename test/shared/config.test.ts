@@ -212,7 +212,7 @@ t.test("a secret in the wrong variable is not shown either", async (t) => {
     ALLOWED_ORIGINS: encodeURIComponent(`https://a/${secret}`),
     LOG_LEVEL: `\u001b[31m${secret}\u202e`,
   });
-  t.equal(lines.length, 3);
+  t.equal(lines.length, 4);
   t.notMatch(lines.join("\n"), secret);
   t.notMatch(lines.join(""), /\p{Cc}|\u202e/u);
 });
@@ -228,6 +228,8 @@ t.test("a mistake in a secret does not show it", async (t) => {
   t.match(line, /^API_KEYS=\*\*\*: /);
 });
 
+const tokenSecret = Buffer.alloc(32, 5).toString("base64");
+
 t.test("values are taken as they are", async (t) => {
   t.match(
     parseConfig({
@@ -236,7 +238,8 @@ t.test("values are taken as they are", async (t) => {
       ALLOWED_ORIGINS: "https://a.example,http://b.example:8080",
       PUBLIC_WS_URL: "wss://ws.example/",
       RESUME_SECONDS: "0.5",
-      TOKEN_KEYS: "k:c2VjcmV0",
+      TOKEN_KEYS: `k:${tokenSecret}`,
+      TOKEN_ISSUER: "https://idp.example/",
     }),
     {
       port: 0,
@@ -244,7 +247,9 @@ t.test("values are taken as they are", async (t) => {
       allowedOrigins: ["https://a.example", "http://b.example:8080"],
       publicWsUrl: "wss://ws.example",
       resumeMs: 500,
-      tokenKeys: "k:c2VjcmV0",
+      tokenKeys: { kind: "secrets", set: { keys: [{ kid: "k" }] } },
+      tokenIssuer: "https://idp.example/",
+      tokenAudience: "",
     },
   );
 });
@@ -321,11 +326,11 @@ t.test("no credential of a client is named for the backend", async (t) => {
 t.test("--print-config shows what is in effect, and why, masked", async (t) => {
   const text = printConfig({
     API_KEYS: apiKeys,
-    TOKEN_KEYS: "k:c2VjcmV0LXNlY3JldA==",
+    TOKEN_KEYS: `k:${tokenSecret}`,
     REDIS_URL: "redis://user:pass@redis.example:6379",
     PORT: "1234",
   });
-  for (const secret of [hash, "c2VjcmV0", "pass", "user:"])
+  for (const secret of [hash, tokenSecret, "pass", "user:"])
     t.notMatch(text, secret, secret);
   t.match(text, /^PORT=1234 +# \S/m);
   t.match(text, /^HOST=0\.0\.0\.0 /m);

@@ -13,6 +13,7 @@ import {
   arriveScript,
   beginScript,
   givenScript,
+  recallUserScript,
   settleUserScript,
 } from "../../shared/user-scripts.js";
 import { Users, type UserAppend } from "../../shared/users.js";
@@ -468,6 +469,36 @@ t.test("options of what waits", async (t) => {
     const client = await connect(t, world, await prepareFor(world, userId));
     await world.users.push(to(userId, "y"));
     await client.receives("y");
+  });
+
+  await t.test("an empty one is a message like any other", async (t) => {
+    const signed = (script: Script) => changed(script, "n + 0", "n");
+    const scripts = [recallUserScript, settleUserScript, givenScript];
+    for (const isGuarded of [false, true]) {
+      const one = isGuarded
+        ? world
+        : await startWorld(t, (await redis).url, {
+            scripts: scripts.map(signed),
+          });
+      const userId = someone();
+      const recalled = await one.users.push(to(userId, ""));
+      const route = parseMessageId(recalled.messageId);
+      if (route?.kind !== "user") throw new Error("no route");
+      const recall = one.users.recall(route.userTag, route.place);
+      if (!isGuarded) {
+        await t.rejects(recall, "-0 is no number to Redis");
+        continue;
+      }
+      t.equal(await recall, "recalled");
+      const topic = { topic: "t" };
+      const replaced = await one.users.push(to(userId, "", topic));
+      const taken = await one.users.push(to(userId, "", topic));
+      t.equal(await status(replaced), "replaced");
+      const client = await connect(t, one, await prepareFor(one, userId));
+      await client.receives("");
+      client.ack();
+      await until(async () => (await status(taken)) === "delivered", patience);
+    }
   });
 
   await t.test("scheduled, it is given when due, once", async (t) => {

@@ -4,11 +4,11 @@
  * a yes is a no: without an answer in time nobody comes in, and may try again.
  */
 import type { IncomingHttpHeaders } from "node:http";
+import { grantedOf, type Granted } from "../../shared/claims.js";
 import { BridgeError } from "../../shared/errors.js";
-import { isGroupName, randomBase62 } from "../../shared/ids.js";
+import { randomBase62 } from "../../shared/ids.js";
 import type { Lanes } from "../../shared/lanes.js";
 import { sparing, type Logger } from "../../shared/logging.js";
-import { groupsMax } from "../../shared/membership.js";
 import type { WebhookSettings } from "../../shared/webhook-settings.js";
 import type { Sent, WebhookSender } from "./sender.js";
 import { permissionOf, retryAfterMs } from "./verdict.js";
@@ -17,14 +17,6 @@ import { permissionOf, retryAfterMs } from "./verdict.js";
 const tellEveryMs = 10_000;
 /** Of what the backend says in a refusal the client gets so much, characters. */
 const detailMax = 300;
-
-/** What the backend may say of a client; what it leaves out stays as it was. */
-export interface Granted {
-  userId?: string;
-  groups?: string[];
-  permissions?: string[];
-  labels?: Record<string, string>;
-}
 
 /** What a client's request says. Nothing of it is proven. */
 export interface ClientFacts {
@@ -200,69 +192,4 @@ function detailOf({
   if (typeof words !== "string") return {};
   const detail = words.replaceAll(/\p{Cc}+/gu, " ").trim();
   return detail === "" ? {} : { detail: detail.slice(0, detailMax) };
-}
-
-/** As in openapi.yaml (`ConnectGranted`). Throws what is wrong with it. */
-export function grantedOf(value: unknown): Granted {
-  if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new Error("it is no object");
-  const { userId, groups, permissions, labels, ...rest } = value as Record<
-    string,
-    unknown
-  >;
-  const [unknown] = Object.keys(rest);
-  if (unknown !== undefined) throw new Error(`there is no "${unknown}"`);
-  const granted: Granted = {};
-  if (userId !== undefined) {
-    if (typeof userId !== "string" || !userIdPattern.test(userId))
-      throw new Error(
-        "userId is 1 to 128 characters, none a control character",
-      );
-    granted.userId = userId;
-  }
-  if (groups !== undefined)
-    granted.groups = listOf("groups", groups, isGroupName);
-  if (permissions !== undefined)
-    granted.permissions = listOf("permissions", permissions, (text) =>
-      permissionPattern.test(text),
-    );
-  if (labels !== undefined) {
-    if (typeof labels !== "object" || labels === null || Array.isArray(labels))
-      throw new Error("labels is an object");
-    const all = Object.entries(labels);
-    if (
-      all.length > labelsMax ||
-      !all.every(
-        ([name, text]) =>
-          labelPattern.test(name) &&
-          typeof text === "string" &&
-          text.length <= 256,
-      )
-    )
-      throw new Error("labels are 32 names at most, with texts of 256");
-    granted.labels = labels as Record<string, string>;
-  }
-  return granted;
-}
-
-const userIdPattern = /^[^\p{Cc}\p{Cs}]{1,128}$/u;
-const permissionPattern =
-  /^(?=.{1,160}$)(join|publish):([0-9A-Za-z_.~@+=-]+|\*)$/;
-const labelPattern = /^[A-Za-z][0-9A-Za-z_.-]{0,63}$/;
-const labelsMax = 32;
-
-function listOf(
-  name: string,
-  value: unknown,
-  is: (text: string) => boolean,
-): string[] {
-  if (
-    !Array.isArray(value) ||
-    value.length > groupsMax ||
-    !value.every((one) => typeof one === "string" && is(one))
-  )
-    throw new Error(
-      `${name} is a list of ${groupsMax} at most, each of them valid`,
-    );
-  return [...new Set(value as string[])];
 }
