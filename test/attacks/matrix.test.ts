@@ -297,7 +297,20 @@ t.test("sockets and tokens", async (t) => {
     ["a user that is no ID", tokenOf(target, { sub: "a\u0000b" }), 401],
     ["a group that is no name", tokenOf(target, { groups: ["$all"] }), 401],
     ["an API key", keyOf.admin, 401],
-    ["an unknown connection", tokenOf(target, { cid: newConnectionId() }), 410],
+    [
+      "a cid without its type",
+      tokenOf(target, { cid: newConnectionId() }),
+      401,
+    ],
+    [
+      "an unknown connection",
+      forged(
+        { ...head, typ: "bridge-connection+jwt" },
+        { cid: newConnectionId() },
+        secret,
+      ),
+      410,
+    ],
     ["a connection that has ended", ended, 410],
     ["a prepared connection", prepared, 101],
     ["a user of the application", tokenOf(target, { sub: "ann" }), 101],

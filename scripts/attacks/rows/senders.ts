@@ -6,8 +6,8 @@ import { MB, row, type Run } from "../row.js";
 /** Frames a second of one socket (WS-LIM-2), and the seconds until it is sent away for them. */
 const FRAMES_PER_SECOND = 10;
 const FAST_SECONDS = 3;
-/** What a second counts that begins before the other ends. */
-const SLACK = 2 * FRAMES_PER_SECOND;
+/** What a second counts that begins before the other ends, and the socket's own `connected` and `disconnected`. */
+const SLACK = 2 * FRAMES_PER_SECOND + 2;
 
 const stored = async ({ world }: Run) =>
   Number(await world.redis.cli("XLEN", keys.events));
