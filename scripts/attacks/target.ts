@@ -23,9 +23,10 @@ const part = (value: object): string =>
 export function tokenOf(
   { secret }: Pick<Target, "secret">,
   claims: Readonly<Record<string, unknown>>,
+  type = "JWT",
 ): string {
   const iat = Math.floor(Date.now() / 1_000);
-  const head = part({ alg: "HS256", typ: "JWT", kid: APPLICATION_KID });
+  const head = part({ alg: "HS256", typ: type, kid: APPLICATION_KID });
   const body = part({ iat, exp: iat + TOKEN_SECONDS, ...claims });
   const signed = `${head}.${body}`;
   const hmac = createHmac("sha256", Buffer.from(secret, "base64"));
