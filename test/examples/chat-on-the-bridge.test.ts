@@ -365,8 +365,8 @@ t.test("the chat room on the bridge, in a real browser", async (t) => {
     await eve.hears("k3");
     t.same((await eve.said()).slice(-3), ["Ann: k1", "Ann: k2", "Ann: k3"]);
     t.equal((await ended(his)).statusCode, 439);
-    await eve.says("back");
-    await Promise.all([ann, eve].map((one) => one.hears("back")));
+    await eve.says("here again");
+    await Promise.all([ann, eve].map((one) => one.hears("here again")));
 
     // A reload is the same: the place is kept, what was there is there.
     const said = await eve.said();
