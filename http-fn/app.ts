@@ -55,6 +55,7 @@ import {
 import { createLiveRequests } from "./live-requests.js";
 import { followReceipt, readReceipt, recallMessage } from "./messages.js";
 import { pushTo } from "./push.js";
+import { revokeTokens } from "./tokens.js";
 import { readPresence, signOutUser, userIdReader } from "./users.js";
 
 /** A file served as it is. */
@@ -316,6 +317,7 @@ export function buildApp(deps: AppDeps): FastifyInstance {
   serve("listPending", listPending(bridge));
   serve("readPresence", readPresence({ bridge, userIdOf }));
   serve("signOutUser", signOutUser({ bridge, userIdOf }));
+  serve("revokeTokens", revokeTokens(bridge));
 
   serve("followEvents", followEvents({ bridge, live, chores }));
 

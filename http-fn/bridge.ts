@@ -14,6 +14,7 @@ import type {
 import type { Following } from "../shared/event-feed.js";
 import type { GroupPublish, Naming } from "../shared/fanout.js";
 import type { Reply } from "../shared/replies.js";
+import type { Revoked } from "../shared/revocations.js";
 
 export interface Bridge {
   /** Throws redis_full, redis_unavailable, outcome_unknown, quota_exceeded by its `naming`. */
@@ -48,6 +49,10 @@ export interface Bridge {
   /** Throws connection_not_found, connection_ended. */
   inspect(connectionId: string): Promise<Connection>;
   list(query: ListQuery): Promise<{ items: Connection[]; next: string | null }>;
+  /** Throws invalid_parameter for a key that the bridge signs with; redis_full, redis_unavailable, outcome_unknown. */
+  revokeTokens(
+    revoked: Revoked,
+  ): Promise<{ revokedAtMs: number; untilMs: number }>;
   /** A user's connections that have not ended; none for a user nobody has heard of. */
   connectionsOf(userId: string): Promise<Connection[]>;
   /** What a push would do now; nothing is sent, stored or changed. Throws redis_unavailable. */

@@ -10,8 +10,10 @@ import { tagsOf } from "../shared/membership.js";
 import { Receipts } from "../shared/receipts.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
+import { revoke } from "../shared/revocations.js";
 import { openStores } from "../shared/stores.js";
 import type { Bridge } from "./bridge.js";
+import { invalidParameter } from "./contract.js";
 import { createExplain } from "./explain.js";
 import { createAsks } from "./redis-asks.js";
 import { createGroups } from "./redis-groups.js";
@@ -105,6 +107,15 @@ export function openBridge(config: Config, logger: Logger): OpenBridge {
     recall: createRecall(stores, receipts, groups.recall),
     inspect,
     list: (query) => registry.list(query),
+    async revokeTokens(revoked) {
+      if ("kid" in revoked && (await tokens.signsWith(revoked.kid)))
+        throw invalidParameter(
+          "/query/kid",
+          "is a key that the bridge signs with: take it out of TOKEN_KEYS first",
+        );
+      const revokedAtMs = await revoke(redis, revoked, config.revokedMs);
+      return { revokedAtMs, untilMs: revokedAtMs + config.revokedMs };
+    },
     connectionsOf: (userId) => registry.ofUser(userId),
     explain: createExplain(stores, config, (tag) => memory.admit(tag, 0)),
     async pending(connectionId, query) {

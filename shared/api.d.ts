@@ -136,10 +136,33 @@ export interface paths {
         /**
          * Sign a user out everywhere
          * @description Ends every connection of the user, prepared ones included, as `DELETE /v1/connections/{connectionId}` does. A token
-         *     of the user's that names no connection can still open a new one: let such tokens be short-lived. Messages that
-         *     wait for the user go on waiting.
+         *     of the user's that names no connection can still open a new one, unless `DELETE /v1/tokens?user=` revokes it. Messages
+         *     that wait for the user go on waiting.
          */
         delete: operations["signOutUser"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke tokens before they run out
+         * @description Exactly one of `user`, `jti` and `kid`. Sockets that were opened with such a token, or came back since, are closed
+         *     with 4501 within a second, and none can be opened with it (401 `token_revoked`). It is kept in mind for
+         *     `REVOKED_SECONDS`; no token should live longer. Idempotent. A single connection ends for good, its token included, by
+         *     `DELETE /v1/connections/{connectionId}`.
+         */
+        delete: operations["revokeTokens"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1008,6 +1031,19 @@ export interface components {
             /** @description Their IDs. */
             ended: components["schemas"]["ConnectionId"][];
         };
+        /** @description Tokens that count no more. One of `user`, `jti` and `kid` is there, as it was asked. */
+        TokensRevoked: {
+            user?: components["schemas"]["UserId"];
+            jti?: string;
+            kid?: string;
+            /** Format: date-time */
+            revokedAt: string;
+            /**
+             * Format: date-time
+             * @description How long it is kept in mind (`REVOKED_SECONDS`).
+             */
+            until: string;
+        };
         /**
          * @description One message of a batch: where it goes, what it is (at most one of `data`, `dataBase64`, `json`; none is an empty
          *     body) and the options of a single push.
@@ -1332,7 +1368,7 @@ export interface components {
          * @description What went wrong, stable.
          * @enum {string}
          */
-        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "quota_exceeded" | "log_full" | "redis_full" | "connect_refused" | "connect_unavailable" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
+        ErrorCode: "bad_request" | "invalid_parameter" | "unknown_parameter" | "invalid_body" | "invalid_json" | "invalid_utf8" | "payload_too_large" | "unsupported_media_type" | "unauthorized" | "forbidden" | "forbidden_origin" | "forbidden_host" | "not_found" | "method_not_allowed" | "connection_not_found" | "connection_ended" | "message_not_found" | "already_sent" | "already_final" | "may_have_been_delivered" | "idempotency_in_progress" | "idempotency_mismatch" | "quota_exceeded" | "log_full" | "redis_full" | "connect_refused" | "connect_unavailable" | "events_full" | "event_refused" | "event_pending" | "event_undelivered" | "redis_unavailable" | "outcome_unknown" | "no_replica" | "reply_timeout" | "reply_impossible" | "already_answered" | "request_timeout" | "headers_too_large" | "internal" | "token_invalid" | "token_expired" | "token_revoked" | "token_keys_unavailable" | "overtaken" | "no_room" | "function_unavailable" | "upgrade_required" | "invalid_frame" | "upstream_too_fast" | "upstream_too_big";
         /** @description One place in the request and what is wrong there. */
         FieldError: {
             /** @description JSON pointer: `/query/ttl`, `/header/TTL`, `/body/groups/0`. */
@@ -1682,7 +1718,7 @@ export interface components {
                 "text/plain": components["schemas"]["PlainText"];
             };
         };
-        /** @description No or no valid credential: `unauthorized`; on the socket `token_invalid`, `token_expired`. */
+        /** @description No or no valid credential: `unauthorized`; on the socket `token_invalid`, `token_expired`, `token_revoked`. */
         Unauthorized: {
             headers: {
                 "WWW-Authenticate": components["headers"]["WwwAuthenticate"];
@@ -1981,6 +2017,7 @@ export type PendingMessage = components['schemas']['PendingMessage'];
 export type PendingPage = components['schemas']['PendingPage'];
 export type Presence = components['schemas']['Presence'];
 export type SignedOut = components['schemas']['SignedOut'];
+export type TokensRevoked = components['schemas']['TokensRevoked'];
 export type BatchItem = components['schemas']['BatchItem'];
 export type BatchItems = components['schemas']['BatchItems'];
 export type BatchResult = components['schemas']['BatchResult'];
@@ -2488,6 +2525,43 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SignedOut"];
+                    "text/plain": components["schemas"]["PlainText"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooMany"];
+            503: components["responses"]["Unavailable"];
+            default: components["responses"]["Problem"];
+        };
+    };
+    revokeTokens: {
+        parameters: {
+            query?: {
+                /** @description Tokens of this user that were issued (`iat`) before now, to the second, and those that do not say when. */
+                user?: components["schemas"]["UserId"];
+                /** @description The token with this ID. */
+                jti?: string;
+                /**
+                 * @description All tokens that this key signed, whenever. A key that the bridge itself signs with is 400: take it out of
+                 *     `TOKEN_KEYS` first.
+                 */
+                kid?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They are revoked. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TokensRevoked"];
                     "text/plain": components["schemas"]["PlainText"];
                 };
             };

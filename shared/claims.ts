@@ -29,6 +29,8 @@ export interface Claims {
   aud?: string | string[];
   /** Seconds since 1970. */
   exp?: number;
+  /** Seconds since 1970. */
+  iat?: number;
 }
 
 /** What a token of ours says besides: the connection it is for, and as a resume token the session it was given in. */
@@ -38,6 +40,8 @@ export interface OwnClaims extends Claims {
   epc?: number;
   /** When the first token of this client runs out, seconds since 1970. */
   lim?: number;
+  /** That first token: its key, its `jti` as `tokenTag`, its `iat`, its user. */
+  org?: [kid: string, token: string, issuedAt: number, userId: string];
 }
 
 /** What the backend may say of a client; what it leaves out stays as it was. */
@@ -106,6 +110,7 @@ const claims = {
     words: "is no token ID: a text of 1 to 256 characters",
   },
   exp: time,
+  iat: time,
 };
 const foreignSchema = {
   type: "object",
@@ -135,6 +140,18 @@ const ownSchema = {
       words: "is no epoch",
     },
     lim: time,
+    org: {
+      type: "array",
+      minItems: 4,
+      maxItems: 4,
+      prefixItems: [
+        { type: "string" },
+        { type: "string" },
+        { type: "number" },
+        { type: "string" },
+      ],
+      words: "is no origin",
+    },
   },
 };
 const grantedSchema = {

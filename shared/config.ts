@@ -274,6 +274,11 @@ const variables = {
     fallback: "",
     why: "what the aud of tokens that are not ours must name; none: anything",
   },
+  REVOKED_SECONDS: {
+    kind: seconds(60, 31_536_000),
+    fallback: "2592000",
+    why: "how long it is kept in mind that a token was revoked: longer than your longest token lives",
+  },
   ALLOW_ANONYMOUS: {
     kind: {
       parse: (value: string) => (value === "" ? undefined : flag.parse(value)),
@@ -552,6 +557,7 @@ export interface Config {
   readonly ttlDefaultSeconds: number;
   readonly receiptMs: number;
   readonly idempotencyMs: number;
+  readonly revokedMs: number;
   readonly eventsMax: number;
   readonly eventsMaxBytes: number;
   readonly eventsMs: number;
@@ -703,6 +709,7 @@ export function parseConfig(env: Record<string, string | undefined>): Config {
     ttlDefaultSeconds: values.TTL_DEFAULT_SECONDS,
     receiptMs: values.RECEIPT_SECONDS * 1_000,
     idempotencyMs: values.IDEMPOTENCY_SECONDS * 1_000,
+    revokedMs: values.REVOKED_SECONDS * 1_000,
     eventsMax: values.EVENTS_MAX,
     eventsMaxBytes: values.EVENTS_MAX_BYTES,
     eventsMs: values.EVENTS_SECONDS * 1_000,

@@ -99,6 +99,7 @@ export const ERRORS = {
   internal: { status: 500, title: "Internal error", retry: true },
   token_invalid: { status: 401, title: "Invalid token", retry: false },
   token_expired: { status: 401, title: "Token expired", retry: false },
+  token_revoked: { status: 401, title: "Token revoked", retry: false },
   token_keys_unavailable: {
     status: 503,
     title: "Token keys unavailable",

@@ -45,14 +45,14 @@ export function signHmac(type: string, payload: Json, key: HmacKey): string {
 }
 
 /**
- * Type and payload of a valid token; undefined for one that jose has to look at. It may have run out up to
+ * Type, payload and key of a valid token; undefined for one that jose has to look at. It may have run out up to
  * `toleranceSeconds` ago.
  */
 export function verifyHmac(
   token: string,
   keys: readonly HmacKey[],
   toleranceSeconds: number,
-): { type: unknown; payload: Json } | undefined {
+): { type: unknown; payload: Json; kid: string } | undefined {
   const [, head = "", body = "", signature = ""] = compact.exec(token) ?? [];
   const header = parse(head);
   if (header?.["alg"] !== "HS256") return undefined;
@@ -72,5 +72,5 @@ export function verifyHmac(
     exp !== undefined &&
     (typeof exp !== "number" ||
       exp <= Math.floor(Date.now() / 1_000) - toleranceSeconds);
-  return isOver ? undefined : { type: header["typ"], payload };
+  return isOver ? undefined : { type: header["typ"], payload, kid: key.kid };
 }

@@ -141,6 +141,9 @@ export const scheduledMessageId = (
  */
 export const userTag = (userId: string): string => `u:${digestOf(userId)}`;
 
+/** A token by its `jti`, as part of what is revoked. */
+export const tokenTag = (jti: string): string => `j:${digestOf(jti)}`;
+
 /** Whose quotas they are, as part of a key: a kind such as `user`, and its name. */
 export const quotaTag = (kind: string, name: string): string =>
   `q:${kind}:${digestOf(name)}`;

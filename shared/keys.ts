@@ -177,6 +177,8 @@ export const keys = {
   /** Hash: what a subject has used of each quota (quotas.ts); it goes once that has run down. `bridge:{q:<kind>:<digest>}:quota` */
   quota: (tag: string) =>
     named(checked("quota's tag", isQuotaTag, tag), "quota"),
+  /** Sorted set: what was revoked (revocations.ts), by when (ms). Its slot is its own. */
+  revoked: "bridge:{revoked}:names",
   /** String: the generated token secret of a keyless installation. */
   tokenSecret: "bridge:token-secret",
 
@@ -215,6 +217,8 @@ export const channels = {
   news: (id: string) => `news:{${tagOf(id)}}`,
   /** A new event was appended; its position. */
   events: "news:{events}",
+  /** Something was revoked: when, and its name. */
+  revoked: "news:{revoked}",
   /** Doorbell of a group, heard by every instance that holds a member. `bell:{g:room}` */
   groupBell: (name: string) => `bell:{${groupTag(name)}}`,
   /** News about receipts of a group's messages. `news:{g:room}` */

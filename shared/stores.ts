@@ -14,6 +14,7 @@ import { RedisLink, type Script } from "./redis.js";
 import { RedisMemory } from "./redis-memory.js";
 import { Registry, registryScripts, type SweepPorts } from "./registry.js";
 import { Replies, replyScripts } from "./replies.js";
+import { revokeScript } from "./revocations.js";
 import { Replication, replicationScripts } from "./replication.js";
 import { Tokens } from "./tokens.js";
 import { userScripts } from "./user-scripts.js";
@@ -37,6 +38,7 @@ export const scripts: readonly Script[] = [
   ...answerScripts,
   accuseScript,
   quotaScript,
+  revokeScript,
 ];
 
 export interface Stores {

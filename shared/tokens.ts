@@ -20,12 +20,15 @@ import {
   readClaims,
   readOwnClaims,
   type Claims,
+  type OwnClaims,
 } from "./claims.js";
 import { BridgeError } from "./errors.js";
 import { signHmac, verifyHmac, type HmacKey } from "./hmac-tokens.js";
 import { Kept } from "./kept.js";
+import { tokenTag } from "./ids.js";
 import { keys } from "./keys.js";
 import type { RedisLink } from "./redis.js";
+import type { Origin } from "./revocations.js";
 import {
   algorithmsOf,
   generatedKid,
@@ -68,6 +71,10 @@ export interface TokenClaims {
   permissions: string[];
   /** When it runs out, milliseconds since 1970; undefined: with its connection. */
   expiresAtMs: number | undefined;
+  /** The key that signed it. */
+  kid: string;
+  /** The token that its client came with first: itself, unless it is for coming back. Undefined: it came without one. */
+  origin: Origin | undefined;
 }
 
 export interface TokenRules {
@@ -166,6 +173,11 @@ export class Tokens {
     });
   }
 
+  /** Whether it is the key that our own tokens are signed with now. Throws token_keys_unavailable, redis_unavailable. */
+  async signsWith(kid: string): Promise<boolean> {
+    return (await this.#own.get()).sign.kid === kid;
+  }
+
   async #sign(
     type: string,
     payload: JWTPayload,
@@ -197,12 +209,13 @@ export class Tokens {
 
   /**
    * What brings a client back to its connection, given to the socket of `epoch`: good until a later one was used. For a
-   * week, but never longer than the token it came with, `expiresAtMs`.
+   * week, but never longer than the token it came with, `expiresAtMs`; `origin` is that token, which may be revoked.
    */
   forResume(
     connectionId: string,
     epoch: number,
     expiresAtMs?: number,
+    origin?: Origin,
   ): Promise<string> {
     const latest = Math.floor(Date.now() / 1_000) + resumeSeconds;
     const expires =
@@ -217,6 +230,9 @@ export class Tokens {
         ...(expiresAtMs === undefined
           ? {}
           : { lim: Math.floor(expiresAtMs / 1_000) }),
+        ...(origin && {
+          org: [origin.kid, origin.token, origin.issuedAt, origin.userId],
+        }),
       },
       expires,
     );
@@ -227,13 +243,13 @@ export class Tokens {
     try {
       const own = this.#own.now ?? (await this.#own.get());
       const plain = verifyHmac(token, own.hmac, toleranceSeconds);
-      const { type, payload, isOwnKey } =
+      const { type, payload, kid, isOwnKey } =
         plain === undefined
           ? await this.#verify(token, own)
           : { ...plain, isOwnKey: true };
       return isOwnKey && ownTypes.includes(type)
-        ? ownToken(type, payload)
-        : userToken(payload, isOwnKey, this.#rules);
+        ? ownToken(type, kid, payload)
+        : userToken(payload, kid, isOwnKey, this.#rules);
     } catch (error) {
       if (error instanceof BridgeError) throw error;
       if (error instanceof errors.JWTExpired)
@@ -264,7 +280,7 @@ export class Tokens {
       algorithms: ["HS256", ...publicAlgorithms, "Ed25519"],
       clockTolerance: toleranceSeconds,
     });
-    return { type: typ, payload, isOwnKey };
+    return { type: typ, payload, kid: key.kid ?? "", isOwnKey };
   }
 }
 
@@ -272,8 +288,12 @@ const milliseconds = (seconds: number | undefined) =>
   seconds === undefined ? undefined : seconds * 1_000;
 
 /** Ours: for the connection that it names. */
-function ownToken(type: unknown, payload: JWTPayload): TokenClaims {
-  const { cid, epc, lim, exp, ...claims } = readOwnClaims(payload);
+function ownToken(
+  type: unknown,
+  kid: string,
+  payload: JWTPayload,
+): TokenClaims {
+  const { cid, epc, lim, org, exp, ...claims } = readOwnClaims(payload);
   const isResume = type === resumeType;
   if (isResume && epc === undefined) throw new ClaimError("there is no epc");
   return {
@@ -283,12 +303,28 @@ function ownToken(type: unknown, payload: JWTPayload): TokenClaims {
     ...who(claims),
     // The `exp` of a resume token bounds its use, not the socket it opens; `lim` is that of the first token.
     expiresAtMs: milliseconds(isResume ? lim : exp),
+    kid,
+    origin: isResume ? org && fromResume(org) : originOf(kid, claims),
   };
 }
+
+function originOf(kid: string, { jti, iat = 0, sub = "" }: Claims): Origin {
+  return {
+    kid,
+    token: jti === undefined ? "" : tokenTag(jti),
+    issuedAt: iat,
+    userId: sub,
+  };
+}
+
+const fromResume = ([kid, token, issuedAt, userId]: NonNullable<
+  OwnClaims["org"]
+>): Origin => ({ kid, token, issuedAt, userId });
 
 /** Not ours, or of no type of ours: says who a user is. */
 function userToken(
   payload: JWTPayload,
+  kid: string,
   isOwnKey: boolean,
   { issuer, audience }: TokenRules,
 ): TokenClaims {
@@ -309,6 +345,8 @@ function userToken(
     epoch: undefined,
     ...who(claims),
     expiresAtMs: milliseconds(claims.exp),
+    kid,
+    origin: originOf(kid, claims),
   };
 }
 

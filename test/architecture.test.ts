@@ -103,7 +103,7 @@ void t.test("inside shared, imports point down line by line", (t) => {
       "webhook-settings.ts",
     ],
     ["redis.ts"],
-    ["lane-scripts.ts", "many.ts"],
+    ["lane-scripts.ts", "many.ts", "revocations.ts"],
     ["events.ts"],
     ["event-feed.ts", "lanes.ts", "outbox.ts"],
     [

@@ -11,6 +11,7 @@ import type { Logger } from "../shared/logging.js";
 import { tagsOf, type Memberships } from "../shared/membership.js";
 import type { RedisMemory } from "../shared/redis-memory.js";
 import type { Registry } from "../shared/registry.js";
+import type { Origin, Revocations } from "../shared/revocations.js";
 import type { TokenClaims, Tokens } from "../shared/tokens.js";
 import { bridgeSpeaker } from "./bridge-v1.js";
 import type { ClientQuotas } from "./client-quotas.js";
@@ -27,6 +28,7 @@ export interface AdmissionDeps {
   memberships: Memberships;
   quotas: Pick<ClientQuotas, "connect">;
   tokens: Tokens;
+  revocations: Pick<Revocations, "ready" | "covers" | "hasKey">;
   /** Of this process. */
   lease: Lease;
   logger: Logger;
@@ -53,7 +55,15 @@ const anonymous: TokenClaims = {
   groups: [],
   permissions: [],
   expiresAtMs: undefined,
+  kid: "",
+  origin: undefined,
 };
+
+const revoked = () =>
+  new BridgeError("token_revoked", {
+    detail: "the token was revoked",
+    hint: "Ask the backend for a new one.",
+  });
 
 async function identify(
   deps: AdmissionDeps,
@@ -76,6 +86,11 @@ async function identify(
     throw new BridgeError("token_invalid", {
       detail: "a resumeToken comes as ?resume=, with ?seq=",
     });
+  const { revocations } = deps;
+  await revocations.ready();
+  const { kid, origin } = claims;
+  if (revocations.hasKey(kid) || (origin && revocations.covers(origin)))
+    throw revoked();
   return claims;
 }
 
@@ -156,8 +171,15 @@ async function askAbout(
   }
 }
 
+/** Of a connection it counts who its user is now: the backend may have said so since. */
+const originOf = (
+  { origin }: TokenClaims,
+  userId: string,
+): Origin | undefined =>
+  origin && (userId === "" ? origin : { ...origin, userId });
+
 /**
- * Checks who it is and takes the connection. Throws token_invalid, token_expired, connection_ended (also for one that is
+ * Checks who it is and takes the connection. Throws token_invalid, token_expired, token_revoked, connection_ended (also for one that is
  * not known any more), quota_exceeded, overtaken, redis_unavailable; redis_full only for a client that brings no connection: all others are let
  * in however full Redis is, because they take what waits for them out of it. connect_refused and connect_unavailable from
  * a backend that is asked.
@@ -209,5 +231,6 @@ export async function admit(
     offsets: asked.resume?.offsets ?? noOffsets,
     heartbeatMs: asked.protocol === "raw" ? asked.heartbeatMs : undefined,
     tokenExpiresAtMs: claims.expiresAtMs,
+    origin: originOf(claims, claim.identity.userId),
   };
 }

@@ -35,6 +35,7 @@ import type { Logger } from "../shared/logging.js";
 import { accuse, poisonWithinMs } from "../shared/poison.js";
 import type { RedisLink } from "../shared/redis.js";
 import type { Claim, Confirmation, Registry } from "../shared/registry.js";
+import type { Origin, Revocations } from "../shared/revocations.js";
 import { toleranceMs, type Tokens } from "../shared/tokens.js";
 import type { Users } from "../shared/users.js";
 import { Delivery } from "./delivery.js";
@@ -101,6 +102,8 @@ export interface Admitted {
   offsets: ReadonlyMap<string, number>;
   heartbeatMs: number | undefined;
   tokenExpiresAtMs: number | undefined;
+  /** The token it came with first; undefined: none. */
+  origin: Origin | undefined;
 }
 
 /** Of all connections at which no socket has ended. */
@@ -355,14 +358,11 @@ export class Connection {
 
   /** Welcome, then subscribe and await, then read the log (rule 7). */
   async open(): Promise<void> {
-    const { claim, speaker, resumed, offsets, tokenExpiresAtMs } =
-      this.#admitted;
-    const { tokens, config } = this.#deps;
+    const { claim, speaker, resumed, offsets } = this.#admitted;
+    const { config } = this.#deps;
     const subscribed = this.#subscribe();
     const groups = await this.#members.enter(claim, offsets);
-    const resumeToken = speaker.acks
-      ? await tokens.forResume(this.id, this.epoch, tokenExpiresAtMs)
-      : "";
+    const resumeToken = speaker.acks ? await this.#resumeToken() : "";
     this.#renewedAt = Date.now();
     if (this.#state !== "opening") return;
     this.#to = "open";
@@ -470,16 +470,25 @@ export class Connection {
     if (!this.#speaker.acks) this.#socket.ping();
   }
 
+  #resumeToken(): Promise<string> {
+    const { tokenExpiresAtMs, origin } = this.#admitted;
+    const { tokens } = this.#deps;
+    return tokens.forResume(this.id, this.epoch, tokenExpiresAtMs, origin);
+  }
+
+  /** Closes the socket if the token that its client came with was revoked. */
+  lookForRevoked(revocations: Pick<Revocations, "covers">): void {
+    const { origin } = this.#admitted;
+    if (origin && revocations.covers(origin))
+      this.#close(CLOSE_TOKEN, "token revoked");
+  }
+
   /** A ping with a new resume token: the one that the client has runs out while its socket stays open. */
   async #renew(): Promise<void> {
-    const { tokens } = this.#deps;
-    const { tokenExpiresAtMs } = this.#admitted;
-    const token = await tokens
-      .forResume(this.id, this.epoch, tokenExpiresAtMs)
-      .catch((error: unknown) => {
-        this.#log("warn", { err: error }, "resume token not renewed yet");
-        return undefined;
-      });
+    const token = await this.#resumeToken().catch((error: unknown) => {
+      this.#log("warn", { err: error }, "resume token not renewed yet");
+      return undefined;
+    });
     if (this.#write(this.#speaker.ping(token)) && token !== undefined)
       this.#renewedAt = Date.now();
   }

@@ -5,6 +5,7 @@ import { ConnectionRoom } from "../shared/connection-room.js";
 import { createLogger } from "../shared/logging.js";
 import { complain, say } from "../shared/output.js";
 import { proxiesOf } from "../shared/proxies.js";
+import { Revocations } from "../shared/revocations.js";
 import { runShutdown } from "../shared/shutdown.js";
 import { openStores } from "../shared/stores.js";
 import { startChores } from "./chores.js";
@@ -34,6 +35,11 @@ async function main(): Promise<void> {
   const pulse = new Pulse();
   const lease = new Lease(pulse, config.leaseMs, () => registry.live(instance));
   const keeper = new Keeper({ lease, redis, registry, logger, ...config });
+  const revocations = new Revocations(redis, logger);
+  revocations.onAdded = () => {
+    for (const connection of keeper.connections)
+      connection.lookForRevoked(revocations);
+  };
   const feeds = new Feeds({ fanout, redis, logger, ...config });
   const webhooks =
     config.webhook &&
@@ -71,6 +77,7 @@ async function main(): Promise<void> {
       : undefined,
     redis,
     tokens,
+    revocations,
     lease,
     logger,
     config,
@@ -100,6 +107,7 @@ async function main(): Promise<void> {
     everyMs: Math.min(choresEveryMs, config.leaseMs / 3),
   });
   keeper.start();
+  revocations.start();
   redis.subscriptions
     .watch(instance, (channel) => {
       redis.publish(channel, "").catch(() => undefined);
@@ -122,6 +130,7 @@ async function main(): Promise<void> {
         { name: "sockets", run: () => server.close() },
         { name: "groups", run: () => feeds.close() },
         { name: "keeper", run: () => keeper.close() },
+        { name: "revocations", run: () => revocations.close() },
         { name: "pulse", run: () => pulse.close() },
         { name: "webhooks", run: () => webhooks?.close() },
         { name: "lease", run: () => registry.retire(instance) },

@@ -68,6 +68,7 @@ const allowed: Record<
   pushToConnection: { body: "x", status: 202 },
   readPresence: { status: 200 },
   signOutUser: { status: 200 },
+  revokeTokens: { query: "?jti=x", status: 200 },
   pushToUser: { body: "x", status: 202 },
   pushBatch: {
     body: '{"to":{"broadcast":true},"data":"x"}\n',
