@@ -51,6 +51,10 @@ export const newConnections = row<Connects>({
   id: "H5b",
   title: "one user connects anew again and again, who may 200 times an hour",
   world: { env: { USER_QUOTAS: "connections=200/3600" } },
+  guard: {
+    name: "the quota of new connections",
+    env: { USER_QUOTAS: "connections=off" },
+  },
   sizes: {
     short: { connects: 600, ms: 10_000 },
     long: { connects: 20_000, ms: 30_000 },
