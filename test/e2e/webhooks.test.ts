@@ -198,11 +198,14 @@ t.test("on one Redis", async (t) => {
     );
     const events = new Set(receiver.posts.map(({ id }) => id));
     t.equal(names.size, events.size, "webhook-id is the same at each attempt");
-    t.match(told("did not take an event")[0], {
-      type: "connected",
-      attempts: 1,
-      why: /answered 500|timeout|network|redirect|404/,
-    });
+    const refused = told("did not take an event");
+    t.match(
+      refused.find(({ attempts }) => attempts === 1),
+      {
+        type: "connected",
+        why: /answered 500|timeout|network|redirect|404/,
+      },
+    );
   });
 
   await t.test("down for a while", async (t) => {

@@ -36,6 +36,7 @@ const OPERATIONS: [
   ["POST", "/v1/connections", "connections"],
   ["DELETE", `/v1/connections/${ID}`, "connections"],
   ["DELETE", "/v1/users/u/connections", "connections"],
+  ["DELETE", "/v1/tokens?jti=x", "connections"],
   ["GET", "/v1/connections", "read"],
   ["GET", `/v1/connections/${ID}/messages`, "read"],
   ["GET", "/v1/users/u", "read"],
