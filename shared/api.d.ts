@@ -1034,9 +1034,14 @@ export interface components {
         /** @description Tokens that count no more. One of `user`, `jti` and `kid` is there, as it was asked. */
         TokensRevoked: {
             user?: components["schemas"]["UserId"];
+            /** @description The token's ID. */
             jti?: string;
+            /** @description The key's name. */
             kid?: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description Since when, by the clock of Redis.
+             */
             revokedAt: string;
             /**
              * Format: date-time

@@ -190,7 +190,10 @@ t.test("on a Cluster each master's own replica is asked", async (t) => {
   await replication.confirm(waiting, longMs);
 
   // A group and a user lie wherever their names say, a user's copies with their connections.
-  const message = { ...push("", "x"), group: "room" };
+  const message = {
+    ...push("", "x", { durability: "replica" }),
+    group: "room",
+  };
   await replication.ready(groupTag("room"));
   const { position } = await world.fanout.publish(message);
   await replication.confirm(
