@@ -14,6 +14,7 @@ import {
 } from "jose";
 import t from "tap";
 import { until } from "../../scripts/lab/until.js";
+import { tokenTag } from "../../shared/ids.js";
 import { keys } from "../../shared/keys.js";
 import type { RedisLink } from "../../shared/redis.js";
 import { parseTokenKeys } from "../../shared/token-keys.js";
@@ -74,6 +75,8 @@ t.test("HS256: claims come through", async (t) => {
     groups: ["g"],
     permissions: ["join:*"],
     expiresAtMs: exp * 1_000,
+    kid: "a",
+    origin: { kid: "a", token: tokenTag("j"), issuedAt: 0, userId: "u" },
   });
   t.match(await tokens.verify(await hs256("a", { exp })), {
     kind: "user",
