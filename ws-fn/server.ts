@@ -451,6 +451,8 @@ export class BridgeServer {
       toSocket(ws, stream, this.#deps.lease),
     );
     this.#deps.keeper.keep(connection);
+    // Revoked since its token was checked, or it is of another user by now.
+    connection.lookForRevoked(this.#deps.revocations);
     ws.on("message", (data, binary) =>
       connection.onMessage(toBuffer(data), binary),
     );
